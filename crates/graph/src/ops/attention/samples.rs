@@ -1,0 +1,86 @@
+//! Uses of attention that tests are derived from.
+
+use super::{Attention, KeyValue};
+use crate::DType;
+use crate::operation::{Fill, Sample};
+use crate::shape::{Axis, Shape};
+
+const QUERY: &[(Axis, usize)] =
+    &[("batch", 2), ("seq", 5), ("kv_heads", 2), ("group", 3), ("head_dim", 4)];
+const KEY: &[(Axis, usize)] = &[("batch", 2), ("kv_seq", 5), ("kv_heads", 2), ("head_dim", 4)];
+const POOL: &[(Axis, usize)] = &[("pages", 6), ("page", 4), ("kv_heads", 2), ("head_dim", 4)];
+
+pub(crate) fn samples() -> Vec<Sample> {
+    let random = |axes| (Shape::new(DType::F32, axes), Fill::Uniform(-2.0, 2.0));
+    let integers = |axes: &[(Axis, usize)], high| {
+        (Shape::new(DType::S32, axes), Fill::Uniform(0.0, high))
+    };
+    let whole = [random(QUERY), random(KEY), random(KEY)];
+    vec![
+        Sample::new("attention", &whole, |x| vec![Attention::causal(x[0], x[1], x[2]).apply()]),
+        Sample::new(
+            "attention with window, sinks and soft cap",
+            &[whole[0].clone(), random(KEY), random(KEY), random(&[("kv_heads", 2), ("group", 3)])],
+            |x| {
+                let causal = Attention::causal(x[0], x[1], x[2]);
+                let sinks = Some(x[3]);
+                let special = Attention { window: Some(2), sinks, soft_cap: Some(3.0), ..causal };
+                vec![special.apply()]
+            },
+        ),
+        Sample::new(
+            "attention with segments and lengths",
+            &[
+                random(QUERY),
+                random(KEY),
+                random(KEY),
+                integers(&[("batch", 2), ("seq", 5)], 2.0),
+                integers(&[("batch", 2), ("kv_seq", 5)], 2.0),
+                integers(&[("batch", 2)], 5.0),
+            ],
+            |x| {
+                let attention = Attention {
+                    segments: Some((x[3], x[4])),
+                    lengths: Some(x[5] + 1.0),
+                    causal: false,
+                    ..Attention::causal(x[0], x[1], x[2])
+                };
+                vec![attention.apply()]
+            },
+        ),
+        Sample::new(
+            "attention over pages",
+            &[
+                random(QUERY),
+                random(POOL),
+                random(POOL),
+                integers(&[("batch", 2), ("blocks", 3)], 6.0),
+                integers(&[("batch", 2), ("seq", 5)], 12.0),
+            ],
+            |x| {
+                let (key, value, block_table) = (x[1], x[2], x[3]);
+                let attention = Attention {
+                    key_value: KeyValue::Paged { key, value, block_table },
+                    positions: Some(x[4]),
+                    ..Attention::causal(x[0], key, value)
+                };
+                vec![attention.apply()]
+            },
+        ),
+        Sample::error(
+            "attention with too few key heads",
+            &[
+                Shape::new(DType::F32, QUERY),
+                Shape::new(DType::F32, &[("kv_seq", 5), ("kv_heads", 3), ("head_dim", 4)]),
+            ],
+            |x| vec![Attention::causal(x[0], x[1], x[1]).apply()],
+            "attention: axis `kv_heads` is 2 in one operand, 3 in another",
+        ),
+        Sample::error(
+            "attention with a query of one head axis",
+            &[Shape::new(DType::F32, &[("seq", 5), ("heads", 6), ("head_dim", 4)])],
+            |x| vec![Attention::causal(x[0], x[0], x[0]).apply()],
+            "attention: query f32[seq 5, heads 6, head_dim 4] lacks axis `kv_heads`",
+        ),
+    ]
+}

@@ -1,0 +1,137 @@
+//! A call of something that StableHLO does not know: a native function registered with the plugin,
+//! or a kernel given as text. The caller says what it computes, so that it can be checked.
+
+use std::fmt;
+use std::rc::Rc;
+
+use crate::emit::{Call, Emitter, evaluate_composite, list};
+use crate::error::ShapeError;
+use crate::evaluate::Evaluator;
+use crate::graph::{Graph, RegionId, Tensor};
+use crate::literal::Literal;
+use crate::operation::{Build, Derivative, Fill, Operation, Sample};
+use crate::shape::Shape;
+use crate::DType;
+
+/// What is called, and with what.
+#[derive(Clone)]
+pub struct CustomCall {
+    /// The name that the plugin knows.
+    pub target: String,
+    /// 4 for the typed FFI with a dictionary of attributes, 2 for an opaque string.
+    pub api_version: u32,
+    /// MLIR text of the attribute `backend_config`, such as `{}` or `"…"`.
+    pub backend_config: String,
+    /// Further attributes as MLIR text, such as `kernel_name = "k"`.
+    pub attributes: Vec<String>,
+    pub results: Vec<Shape>,
+    /// The same computation in ordinary operations: what the call is tested against.
+    pub reference: Build,
+}
+
+#[derive(Debug)]
+struct CustomCallOperation(CustomCall);
+
+impl fmt::Debug for CustomCall {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "CustomCall({})", self.target)
+    }
+}
+
+impl Graph {
+    /// Calls `call` with row-major operands and results.
+    #[track_caller]
+    pub fn custom_call<'g>(&'g self, call: CustomCall, operands: &[Tensor<'g>]) -> Vec<Tensor<'g>> {
+        let count = call.results.len();
+        let location = std::panic::Location::caller();
+        self.apply_many(Rc::new(CustomCallOperation(call)), operands, count, location)
+    }
+}
+
+impl Operation for CustomCallOperation {
+    fn name(&self) -> &'static str {
+        "custom_call"
+    }
+
+    fn infer(&self, operands: &[Shape]) -> Result<Vec<Shape>, ShapeError> {
+        let traced = crate::emit::composite_function(operands, self.0.reference);
+        let function = traced.map_err(|error| ShapeError::new(error.to_string()))?;
+        let shapes = function.result_shapes();
+        if shapes != self.0.results {
+            let names = |shapes: &[Shape]| {
+                shapes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+            };
+            let (wanted, got) = (names(&self.0.results), names(&shapes));
+            return Err(ShapeError::new(format!("declares ({wanted}), its reference gives ({got})")));
+        }
+        Ok(shapes)
+    }
+
+    fn emit(&self, emitter: &mut Emitter<'_>, call: &Call) {
+        let layouts = |values: &[crate::emit::Ssa]| {
+            let layout = |value: &crate::emit::Ssa| {
+                let order: Vec<usize> = (0..value.shape.rank()).rev().collect();
+                match order.is_empty() {
+                    true => "dense<> : tensor<0xindex>".to_string(),
+                    false => format!("dense<[{}]> : tensor<{}xindex>", list(&order), order.len()),
+                }
+            };
+            values.iter().map(layout).collect::<Vec<_>>().join(", ")
+        };
+        let mut attributes = vec![
+            format!("api_version = {} : i32", self.0.api_version),
+            format!("backend_config = {}", self.0.backend_config),
+            format!("call_target_name = \"{}\"", self.0.target),
+            format!("operand_layouts = [{}]", layouts(&call.operands)),
+            format!("result_layouts = [{}]", layouts(&call.results)),
+        ];
+        attributes.extend(self.0.attributes.iter().cloned());
+        emitter.statement(call, "stablehlo.custom_call", &attributes.join(", "));
+    }
+
+    fn evaluate(&self, evaluator: &Evaluator<'_>, operands: &[Literal]) -> Vec<Literal> {
+        evaluate_composite(evaluator.kernels(), operands, self.0.reference)
+    }
+
+    fn derivative(&self) -> Derivative {
+        Derivative::None("a call to the outside; its caller gives it a derivative")
+    }
+
+    fn regions(&self) -> Vec<RegionId> {
+        Vec::new()
+    }
+}
+
+pub(crate) fn samples() -> Vec<Sample> {
+    let values = (Shape::new(DType::F32, &[("rows", 2), ("columns", 3)]), Fill::Iota);
+    // `Sharding` is a target that every plugin knows; on one device it is the identity.
+    vec![
+        Sample::new("custom_call", std::slice::from_ref(&values), |x| {
+            let call = CustomCall {
+                target: "Sharding".to_string(),
+                api_version: 2,
+                backend_config: "\"\"".to_string(),
+                attributes: vec!["mhlo.sharding = \"{replicated}\"".to_string()],
+                results: vec![x[0].shape()],
+                reference: |x| vec![x[0]],
+            };
+            x[0].graph().custom_call(call, &[x[0]])
+        }),
+        Sample::error(
+            "custom_call that declares another shape",
+            &[values.0],
+            |x| {
+                let call = CustomCall {
+                    target: "sum".to_string(),
+                    api_version: 4,
+                    backend_config: "{}".to_string(),
+                    attributes: Vec::new(),
+                    results: vec![x[0].shape()],
+                    reference: |x| vec![x[0].sum(&["rows"])],
+                };
+                x[0].graph().custom_call(call, &[x[0]])
+            },
+            "custom_call: declares (f32[rows 2, columns 3]), its reference gives (f32[columns 3])",
+        ),
+    ]
+}

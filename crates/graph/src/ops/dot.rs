@@ -1,0 +1,179 @@
+//! The contraction of two tensors by axis name. Axes that both have and that are not contracted
+//! are batch axes; the result has the batch axes, then the left's own, then the right's own.
+
+use super::binary::disagreement;
+use crate::emit::{Call, Emitter, list};
+use crate::error::ShapeError;
+use crate::evaluate::Evaluator;
+use crate::graph::{RegionId, Tensor};
+use crate::literal::{Literal, for_each_index};
+use crate::operation::{Derivative, Fill, Operation, Sample};
+use crate::shape::{Axis, Shape};
+use crate::DType;
+
+#[derive(Debug)]
+struct DotGeneral {
+    contract: Vec<Axis>,
+    result: Option<DType>,
+}
+
+impl<'g> Tensor<'g> {
+    /// Multiplies and sums over `contract`. Products of f32 are f32 on every chip (a TPU's default
+    /// would be bf16); products of bf16 accumulate in f32 inside the chip and come back as bf16.
+    #[track_caller]
+    pub fn dot(self, rhs: Tensor<'g>, contract: &[Axis]) -> Tensor<'g> {
+        let contract = contract.to_vec();
+        self.graph().apply(DotGeneral { contract, result: None }, &[self, rhs])
+    }
+
+    /// The same with the result in `dtype`, such as f32 logits from bf16 operands.
+    #[track_caller]
+    pub fn dot_as(self, rhs: Tensor<'g>, contract: &[Axis], dtype: DType) -> Tensor<'g> {
+        let contract = contract.to_vec();
+        self.graph().apply(DotGeneral { contract, result: Some(dtype) }, &[self, rhs])
+    }
+}
+
+/// Positions of the batch and contracted axes on both sides.
+struct Dimensions {
+    batch: Vec<(usize, usize)>,
+    contract: Vec<(usize, usize)>,
+}
+
+impl DotGeneral {
+    fn dimensions(&self, left: &Shape, right: &Shape) -> Dimensions {
+        let pairs = |contracted: bool| {
+            let axes = left.axes.iter().enumerate();
+            axes.filter(|(_, (axis, _))| self.contract.contains(axis) == contracted)
+                .filter_map(|(position, (axis, _))| Some((position, right.position(axis)?)))
+                .collect()
+        };
+        Dimensions { batch: pairs(false), contract: pairs(true) }
+    }
+}
+
+impl Operation for DotGeneral {
+    fn name(&self) -> &'static str {
+        "dot_general"
+    }
+
+    fn infer(&self, operands: &[Shape]) -> Result<Vec<Shape>, ShapeError> {
+        let (left, right) = (&operands[0], &operands[1]);
+        for axis in &self.contract {
+            let side = match (left.has(axis), right.has(axis)) {
+                (true, true) => continue,
+                (false, _) => "left",
+                (true, false) => "right",
+            };
+            return Err(ShapeError::new(format!("there is no axis `{axis}` on the {side}")));
+        }
+        if let Some(message) = disagreement(left, right) {
+            return Err(ShapeError::new(message));
+        }
+        if left.dtype != right.dtype {
+            let message =
+                format!("{} on the left, {} on the right; convert one", left.dtype, right.dtype);
+            return Err(ShapeError::new(message));
+        }
+        let batch = left.axes.iter().filter(|(a, _)| right.has(a) && !self.contract.contains(a));
+        let left_own = left.axes.iter().filter(|(a, _)| !right.has(a));
+        let right_own = right.axes.iter().filter(|(a, _)| !left.has(a));
+        let axes = batch.chain(left_own).chain(right_own).copied().collect();
+        Ok(vec![Shape { dtype: self.result.unwrap_or(left.dtype), axes }])
+    }
+
+    fn emit(&self, emitter: &mut Emitter<'_>, call: &Call) {
+        let (left, right) = (&call.operands[0].shape, &call.operands[1].shape);
+        let Dimensions { batch, contract } = self.dimensions(left, right);
+        let (left_batch, right_batch): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+        let (left_contract, right_contract): (Vec<_>, Vec<_>) = contract.into_iter().unzip();
+        let precision = match left.dtype {
+            DType::F32 | DType::F64 => "HIGHEST",
+            _ => "DEFAULT",
+        };
+        let attributes = format!(
+            "dot_dimension_numbers = #stablehlo.dot<lhs_batching_dimensions = [{}], \
+             rhs_batching_dimensions = [{}], lhs_contracting_dimensions = [{}], \
+             rhs_contracting_dimensions = [{}]>, precision_config = \
+             [#stablehlo<precision {precision}>, #stablehlo<precision {precision}>]",
+            list(&left_batch),
+            list(&right_batch),
+            list(&left_contract),
+            list(&right_contract)
+        );
+        emitter.statement(call, "stablehlo.dot_general", &attributes);
+    }
+
+    fn evaluate(&self, _: &Evaluator<'_>, operands: &[Literal]) -> Vec<Literal> {
+        let shapes = [operands[0].shape.clone(), operands[1].shape.clone()];
+        let Ok(result) = self.infer(&shapes) else { return Vec::new() };
+        let names = result[0].names();
+        let sums: Vec<usize> =
+            self.contract.iter().filter_map(|axis| shapes[0].size(axis)).collect();
+        let literal = Literal::from_fn(result[0].clone(), |index| {
+            let mut total = 0.0;
+            for_each_index(&sums, |inner| {
+                let outer = names.iter().copied().zip(index.iter().copied());
+                let inner = self.contract.iter().copied().zip(inner.iter().copied());
+                let place: Vec<(Axis, usize)> = outer.chain(inner).collect();
+                total += operands[0].at_named(&place) * operands[1].at_named(&place);
+            });
+            total
+        });
+        vec![literal]
+    }
+
+    fn derivative(&self) -> Derivative {
+        Derivative::Formula(
+            "(dot(g, rhs) over the right's own axes, dot(g, lhs) over the left's own axes)",
+        )
+    }
+
+    fn regions(&self) -> Vec<RegionId> {
+        Vec::new()
+    }
+}
+
+pub(crate) fn samples() -> Vec<Sample> {
+    let of = |dtype, axes: &[(Axis, usize)]| (Shape::new(dtype, axes), Fill::Uniform(-1.0, 1.0));
+    let x = of(DType::F32, &[("batch", 2), ("seq", 3), ("embed", 4)]);
+    vec![
+        Sample::new("dot", &[x.clone(), of(DType::F32, &[("mlp", 5), ("embed", 4)])], |x| {
+            vec![x[0].dot(x[1], &["embed"])]
+        }),
+        Sample::new(
+            "dot with batch axes",
+            &[x.clone(), of(DType::F32, &[("embed", 4), ("heads", 2), ("batch", 2)])],
+            |x| vec![x[0].dot(x[1], &["embed"]), x[0].dot(x[1], &[])],
+        ),
+        Sample::new(
+            "dot over two axes",
+            &[x.clone(), of(DType::F32, &[("embed", 4), ("seq", 3), ("vocab", 7)])],
+            |x| vec![x[0].dot(x[1], &["embed", "seq"])],
+        ),
+        Sample::new(
+            "dot of bf16 into f32",
+            &[
+                of(DType::Bf16, &[("seq", 3), ("embed", 4)]),
+                of(DType::Bf16, &[("vocab", 6), ("embed", 4)]),
+            ],
+            |x| vec![x[0].dot_as(x[1], &["embed"], DType::F32), x[0].dot(x[1], &["embed"])],
+        ),
+        Sample::error(
+            "dot of two sizes",
+            &[
+                Shape::new(DType::F32, &[("batch", 8), ("seq", 128), ("embed", 4096)]),
+                Shape::new(DType::F32, &[("embed", 2048), ("mlp", 11008)]),
+            ],
+            |x| vec![x[0].dot(x[1], &["embed"])],
+            "dot_general: axis `embed` is 4096 on the left, 2048 on the right\n  \
+             left f32 [batch 8, seq 128, embed 4096]  right f32 [embed 2048, mlp 11008]",
+        ),
+        Sample::error(
+            "dot over a missing axis",
+            &[Shape::new(DType::F32, &[("a", 8)]), Shape::new(DType::F32, &[("b", 8)])],
+            |x| vec![x[0].dot(x[1], &["a"])],
+            "dot_general: there is no axis `a` on the right",
+        ),
+    ]
+}

@@ -1,0 +1,54 @@
+//! The operations, each in one place: shape rule, text, reference, derivative, samples.
+
+pub mod attention;
+mod annotate;
+mod binary;
+mod control;
+mod convert;
+mod create;
+mod cumulative;
+mod custom_call;
+mod dot;
+mod gather;
+mod grouped_dot;
+mod layout;
+mod random;
+mod reduce;
+mod select;
+mod slice;
+mod sort;
+mod unary;
+
+pub use attention::{Attention, KeyValue};
+pub use create::{constant, iota, literal};
+pub use custom_call::CustomCall;
+pub use gather::Combine;
+pub use random::threefry;
+pub use slice::concatenate;
+
+use crate::operation::Sample;
+
+/// Samples of every operation, for derived tests.
+pub fn samples() -> Vec<Sample> {
+    let all = [
+        unary::samples,
+        binary::samples,
+        layout::samples,
+        create::samples,
+        convert::samples,
+        select::samples,
+        reduce::samples,
+        dot::samples,
+        slice::samples,
+        gather::samples,
+        control::samples,
+        sort::samples,
+        cumulative::samples,
+        random::samples,
+        annotate::samples,
+        custom_call::samples,
+        grouped_dot::samples,
+        attention::samples,
+    ];
+    all.iter().flat_map(|samples| samples()).collect()
+}

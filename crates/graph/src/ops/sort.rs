@@ -1,0 +1,211 @@
+//! Ordering along an axis: `sort` and `top_k`.
+
+use std::panic::Location;
+use std::rc::Rc;
+
+use crate::emit::{Call, Emitter};
+use crate::error::ShapeError;
+use crate::evaluate::Evaluator;
+use crate::graph::{RegionId, Tensor};
+use crate::literal::{Literal, for_each_index, offset};
+use crate::operation::{Derivative, Fill, Operation, Sample};
+use crate::shape::{Axis, Shape};
+use crate::{DType, ops};
+
+/// Operands: the keys, then tensors of the same axes that are moved along.
+#[derive(Debug)]
+struct Sort {
+    axis: Axis,
+    descending: bool,
+}
+
+#[derive(Debug)]
+struct TopK {
+    axis: Axis,
+    k: usize,
+}
+
+impl<'g> Tensor<'g> {
+    /// Sorts along `axis`, stably; `others` (same axes) are reordered in the same way. Returns the
+    /// sorted tensor, then the others.
+    #[track_caller]
+    pub fn sort(self, axis: Axis, others: &[Tensor<'g>], descending: bool) -> Vec<Tensor<'g>> {
+        let operands: Vec<Tensor<'g>> = [self].into_iter().chain(others.iter().copied()).collect();
+        let operation = Rc::new(Sort { axis, descending });
+        self.graph().apply_many(operation, &operands, operands.len(), Location::caller())
+    }
+
+    /// The `k` greatest elements along `axis`, greatest first, and their places (s32). Of equal
+    /// elements the first comes first. The axis keeps its name and comes last.
+    #[track_caller]
+    pub fn top_k(self, axis: Axis, k: usize) -> (Tensor<'g>, Tensor<'g>) {
+        let Some(shape) = self.try_shape() else { return (self, self) };
+        let mut order = shape.names();
+        order.retain(|name| *name != axis);
+        order.push(axis);
+        let operand = if shape.has(axis) { self.transpose(&order) } else { self };
+        let operation = Rc::new(TopK { axis, k });
+        let results = self.graph().apply_many(operation, &[operand], 2, Location::caller());
+        match results[..] {
+            [values, places] => (values, places),
+            _ => (Tensor::poison(self.graph()), Tensor::poison(self.graph())),
+        }
+    }
+}
+
+impl Operation for Sort {
+    fn name(&self) -> &'static str {
+        "sort"
+    }
+
+    fn infer(&self, operands: &[Shape]) -> Result<Vec<Shape>, ShapeError> {
+        if !operands[0].has(self.axis) {
+            return Err(ShapeError::new(format!("there is no axis `{}`", self.axis)));
+        }
+        if let Some(other) = operands.iter().find(|shape| shape.axes != operands[0].axes) {
+            return Err(ShapeError::new(format!("{other} is moved along with {}", operands[0])));
+        }
+        Ok(operands.to_vec())
+    }
+
+    fn emit(&self, emitter: &mut Emitter<'_>, call: &Call) {
+        let mut arguments = Vec::new();
+        for operand in &call.operands {
+            for _ in 0..2 {
+                arguments.push(emitter.temporary(Shape::scalar(operand.shape.dtype)));
+            }
+        }
+        let dtype = call.operands[0].shape.dtype;
+        let (direction, kind) = (if self.descending { "GT" } else { "LT" }, comparison(dtype));
+        let result = emitter.temporary(Shape::scalar(DType::Bool));
+        let region = emitter.block(&arguments, |emitter| {
+            let attributes = format!(
+                "compare_type = #stablehlo<comparison_type {kind}>, \
+                 comparison_direction = #stablehlo<comparison_direction {direction}>"
+            );
+            let results = std::slice::from_ref(&result);
+            emitter.full(call, results, "stablehlo.compare", &arguments[..2], &[], &attributes);
+            emitter.terminator("stablehlo.return", results);
+        });
+        let dimension = call.operands[0].shape.position(self.axis).unwrap_or(0);
+        let attributes = format!("dimension = {dimension} : i64, is_stable = true");
+        emitter.full(call, &call.results, "stablehlo.sort", &call.operands, &[region], &attributes);
+    }
+
+    fn evaluate(&self, _: &Evaluator<'_>, operands: &[Literal]) -> Vec<Literal> {
+        let shape = &operands[0].shape;
+        let position = shape.position(self.axis).unwrap_or(0);
+        let length = shape.axes[position].1;
+        let mut results = operands.to_vec();
+        let mut outer = shape.sizes();
+        outer[position] = 1;
+        for_each_index(&outer, |index| {
+            let at = |place: usize| {
+                let mut index = index.to_vec();
+                index[position] = place;
+                offset(shape, &index)
+            };
+            let mut order: Vec<usize> = (0..length).collect();
+            order.sort_by(|&a, &b| {
+                let (a, b) = (operands[0].values[at(a)], operands[0].values[at(b)]);
+                if self.descending { b.total_cmp(&a) } else { a.total_cmp(&b) }
+            });
+            for (result, operand) in results.iter_mut().zip(operands) {
+                for (to, &from) in order.iter().enumerate() {
+                    result.values[at(to)] = operand.values[at(from)];
+                }
+            }
+        });
+        results
+    }
+
+    fn derivative(&self) -> Derivative {
+        Derivative::Formula("g moved back to where each element came from")
+    }
+
+    fn regions(&self) -> Vec<RegionId> {
+        Vec::new()
+    }
+}
+
+fn comparison(dtype: DType) -> &'static str {
+    match dtype {
+        _ if dtype.is_float() => "FLOAT",
+        _ if dtype.is_unsigned() || dtype == DType::Bool => "UNSIGNED",
+        _ => "SIGNED",
+    }
+}
+
+impl Operation for TopK {
+    fn name(&self) -> &'static str {
+        "top_k"
+    }
+
+    fn infer(&self, operands: &[Shape]) -> Result<Vec<Shape>, ShapeError> {
+        let mut shape = operands[0].clone();
+        let Some(position) = shape.position(self.axis) else {
+            return Err(ShapeError::new(format!("there is no axis `{}`", self.axis)));
+        };
+        let size = shape.axes[position].1;
+        if self.k > size {
+            let message = format!("the {} greatest of axis `{}`, which has {size}", self.k, self.axis);
+            return Err(ShapeError::new(message));
+        }
+        shape.axes[position].1 = self.k;
+        Ok(vec![shape.clone(), shape.with_dtype(DType::S32)])
+    }
+
+    fn emit(&self, emitter: &mut Emitter<'_>, call: &Call) {
+        emitter.statement(call, "chlo.top_k", &format!("k = {} : i64", self.k));
+    }
+
+    fn evaluate(&self, evaluator: &Evaluator<'_>, operands: &[Literal]) -> Vec<Literal> {
+        let shape = &operands[0].shape;
+        let places = shape.with_dtype(DType::S32);
+        let places = Literal::from_fn(places, |index| index[index.len() - 1] as f64);
+        let sort = Sort { axis: self.axis, descending: true };
+        let sorted = sort.evaluate(evaluator, &[operands[0].clone(), places]);
+        let Ok(shapes) = self.infer(std::slice::from_ref(shape)) else { return Vec::new() };
+        let cut = |(literal, shape): (&Literal, &Shape)| {
+            Literal::from_fn(shape.clone(), |index| literal.at(index))
+        };
+        sorted.iter().zip(&shapes).map(cut).collect()
+    }
+
+    fn derivative(&self) -> Derivative {
+        Derivative::Formula("g scattered to the places")
+    }
+
+    fn regions(&self) -> Vec<RegionId> {
+        Vec::new()
+    }
+}
+
+pub(crate) fn samples() -> Vec<Sample> {
+    let shape = || Shape::new(DType::F32, &[("batch", 2), ("vocab", 9), ("seq", 2)]);
+    let values = || (shape(), Fill::Uniform(-2.0, 2.0));
+    vec![
+        Sample::new("sort", &[values()], |x| {
+            let places = ops::iota(x[0].graph(), DType::S32, "vocab", 9);
+            let places = places.broadcast_to(&x[0].shape().axes);
+            let descending = x[0].sort("vocab", &[places], true);
+            [x[0].sort("batch", &[], false), descending].concat()
+        }),
+        Sample::new("top_k", &[values()], |x| {
+            let (greatest, places) = x[0].top_k("vocab", 3);
+            vec![greatest, places]
+        }),
+        Sample::error(
+            "top_k of too many",
+            &[shape()],
+            |x| vec![x[0].top_k("vocab", 10).0],
+            "top_k: the 10 greatest of axis `vocab`, which has 9",
+        ),
+        Sample::error(
+            "sort along a missing axis",
+            &[shape()],
+            |x| x[0].sort("embed", &[], false),
+            "sort: there is no axis `embed`",
+        ),
+    ]
+}
