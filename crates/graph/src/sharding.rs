@@ -121,7 +121,7 @@ impl ShardingRules {
         };
         let weights: &[(Axis, &[&str])] = &[
             ("kv_heads", &["tensor"]),
-            ("heads", &["tensor"]),
+            ("group", &["tensor"]),
             ("mlp", &["tensor"]),
             ("vocab", &["tensor"]),
             ("experts", &["expert"]),
@@ -130,7 +130,7 @@ impl ShardingRules {
         let values: &[(Axis, &[&str])] = &[
             ("batch", &["data", "fsdp"]),
             ("kv_heads", &["tensor"]),
-            ("heads", &["tensor"]),
+            ("group", &["tensor"]),
             ("mlp", &["tensor"]),
             ("vocab", &["tensor"]),
             ("experts", &["expert"]),

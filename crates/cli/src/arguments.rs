@@ -1,0 +1,289 @@
+//! Every command and flag, declared once: name, help, default, parsing.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const EXAMPLES: &str = "\
+Examples:
+  fungible chat
+  fungible generate \"The capital of France is\" --max-tokens 16
+  fungible score smollm2-135m --text \"The capital of France is Paris.\" --json
+  fungible compile llama3-8b --target v5e-8,v6e-8,h100-1
+  fungible doctor
+
+Exit codes:
+  0 success   1 failure   2 wrong usage   3 a program does not fit the target   130 interrupted";
+
+/// Train and serve language models on TPUs, NVIDIA GPUs or CPUs from one binary.
+#[derive(Debug, Parser)]
+#[command(name = "fungible", version, after_help = EXAMPLES, propagate_version = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Talk with a model
+    Chat(ChatArguments),
+    /// Continue a text
+    Generate(GenerateArguments),
+    /// Print the log-probability of every token of a text
+    Score(ScoreArguments),
+    /// Compile a model for chips that need not be here: does it fit, and in how much memory
+    Compile(CompileArguments),
+    /// Show plugins, devices, caches, targets, and how to get what is missing
+    Doctor(DoctorArguments),
+    /// Install and list plugins
+    Plugin(PluginArguments),
+    /// Measure speed
+    Bench(BenchArguments),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    /// A GPU or TPU if there is one with its plugin, else the CPU
+    Auto,
+    Cpu,
+    Cuda,
+    Tpu,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    F32,
+    Bf16,
+    F16,
+}
+
+/// Where and how a model runs.
+#[derive(Args, Clone, Debug)]
+pub struct DeviceArguments {
+    /// The kind of device
+    #[arg(long, value_enum, default_value_t = Device::Auto)]
+    pub device: Device,
+    /// Devices as a mesh, such as `data=2,tensor=4`; on the CPU they are virtual
+    #[arg(long, value_name = "AXES")]
+    pub mesh: Option<String>,
+    /// Type of weights, activations and cache; f32 on the CPU, bf16 elsewhere, if not given
+    #[arg(long, value_enum)]
+    pub dtype: Option<Dtype>,
+    /// Longest sequence in tokens, at most the model's own
+    #[arg(long, value_name = "TOKENS")]
+    pub context: Option<usize>,
+    /// A PJRT plugin on disk to use for the device
+    #[arg(long, value_name = "FILE")]
+    pub plugin: Option<PathBuf>,
+}
+
+/// How tokens are chosen, with vLLM's names.
+#[derive(Args, Clone, Debug)]
+pub struct SamplingArguments {
+    /// 0 takes the likeliest token every time
+    #[arg(long, default_value_t = 0.0)]
+    pub temperature: f32,
+    /// Only this many of the likeliest tokens; 0 for all
+    #[arg(long, default_value_t = 0)]
+    pub top_k: u32,
+    /// Only the likeliest tokens whose probabilities add up to this
+    #[arg(long, default_value_t = 1.0)]
+    pub top_p: f32,
+    /// Only tokens at least this many times as likely as the likeliest
+    #[arg(long, default_value_t = 0.0)]
+    pub min_p: f32,
+    /// Above 1, tokens that were already there become less likely
+    #[arg(long, default_value_t = 1.0)]
+    pub repetition_penalty: f32,
+    /// The same seed gives the same text
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+const MODEL_HELP: &str = "A known name (smollm2-135m), a folder with config.json and safetensors, or a .gguf file";
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  fungible chat
+  fungible chat ./Llama-3.2-1B-Instruct --temperature 0.7 --system \"Answer briefly.\"
+In the chat: /reset starts over, /exit or Ctrl-D ends, Ctrl-C stops an answer.")]
+pub struct ChatArguments {
+    #[arg(default_value = "smollm2-135m", help = MODEL_HELP)]
+    pub model: String,
+    /// The system prompt
+    #[arg(long)]
+    pub system: Option<String>,
+    /// Longest answer
+    #[arg(long, default_value_t = 512, value_name = "TOKENS")]
+    pub max_tokens: usize,
+    #[command(flatten)]
+    pub sampling: SamplingArguments,
+    #[command(flatten)]
+    pub device: DeviceArguments,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  fungible generate \"The capital of France is\" --max-tokens 16
+  fungible generate --chat \"Explain rain in one sentence.\" --temperature 0.7 --seed 7
+  echo \"Once upon a time\" | fungible generate - --json")]
+pub struct GenerateArguments {
+    /// The text to continue; `-` reads it from standard input
+    pub prompt: String,
+    #[arg(long, default_value = "smollm2-135m", help = MODEL_HELP)]
+    pub model: String,
+    /// Put the prompt into the model's chat template as the user's message
+    #[arg(long)]
+    pub chat: bool,
+    /// The system prompt, with --chat
+    #[arg(long, requires = "chat")]
+    pub system: Option<String>,
+    /// Longest answer
+    #[arg(long, default_value_t = 128, value_name = "TOKENS")]
+    pub max_tokens: usize,
+    /// Stop before this text; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// Go on after an end-of-sequence token
+    #[arg(long)]
+    pub ignore_eos: bool,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub sampling: SamplingArguments,
+    #[command(flatten)]
+    pub device: DeviceArguments,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  fungible score smollm2-135m --text \"The capital of France is Paris.\"
+  fungible score ./model --token-ids 1,2,3 --top 3 --json")]
+#[group(id = "scored", required = true, multiple = false, args = ["text", "token_ids"])]
+pub struct ScoreArguments {
+    #[arg(default_value = "smollm2-135m", help = MODEL_HELP)]
+    pub model: String,
+    /// The text to score; `-` reads it from standard input
+    #[arg(long)]
+    pub text: Option<String>,
+    /// Token ids to score; needs no tokenizer
+    #[arg(long, value_delimiter = ',', value_name = "IDS")]
+    pub token_ids: Option<Vec<u32>>,
+    /// How many likeliest alternatives to show for each place
+    #[arg(long, default_value_t = 5)]
+    pub top: usize,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub device: DeviceArguments,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  fungible compile smollm2-135m --target v5e-1,h100-1
+  fungible compile llama3-8b --target v5e-8,v6e-4,v5p-8,tpu7x-4,h100-1,h200-8,b200-1 --context 8192
+  fungible compile ./config.json --target v6e-8 --mesh data=2,tensor=4 --json
+Counts are chips. Nothing runs: these are the vendors' own compilers, without the hardware.")]
+pub struct CompileArguments {
+    #[arg(help = "A known name or shape (smollm2-135m, llama3-8b, …), a model folder, a config.json, or a .gguf file")]
+    pub model: String,
+    /// Targets, such as v5e-1,v6e-4,h100-8
+    #[arg(long, required = true, value_delimiter = ',')]
+    pub target: Vec<String>,
+    /// The mesh over the target's devices; chosen so that it divides the model if not given
+    #[arg(long, value_name = "AXES")]
+    pub mesh: Option<String>,
+    /// Sequences that decode together
+    #[arg(long, default_value_t = 8)]
+    pub batch: usize,
+    /// Room of the KV cache, in tokens per sequence
+    #[arg(long, default_value_t = 2048, value_name = "TOKENS")]
+    pub context: usize,
+    /// Tokens of one prefill
+    #[arg(long, default_value_t = 512, value_name = "TOKENS")]
+    pub chunk: usize,
+    /// Type of weights, activations and cache
+    #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
+    pub dtype: Dtype,
+    /// Write each program's StableHLO into this folder
+    #[arg(long, value_name = "FOLDER")]
+    pub dump: Option<PathBuf>,
+    /// Print how every argument is laid out over the mesh
+    #[arg(long)]
+    pub layout: bool,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct DoctorArguments {
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct PluginArguments {
+    #[command(subcommand)]
+    pub command: PluginCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PluginCommand {
+    /// Fetch a plugin with pip, verify it and keep it in the cache
+    Install {
+        /// cpu, tpu or cuda13
+        name: String,
+    },
+    /// Show known plugins and where they are
+    List {
+        /// Print JSON instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct BenchArguments {
+    #[command(subcommand)]
+    pub command: BenchCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Time prefill and decode of a model on this machine
+    Model(BenchModelArguments),
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  fungible bench model smollm2-135m --batch 1,8 --prefill 512 --json")]
+pub struct BenchModelArguments {
+    #[arg(default_value = "smollm2-135m", help = MODEL_HELP)]
+    pub model: String,
+    /// Sequences that decode together; several are measured one after the other
+    #[arg(long, value_delimiter = ',', default_value = "1,8")]
+    pub batch: Vec<usize>,
+    /// Tokens of one prefill
+    #[arg(long, value_delimiter = ',', default_value = "512", value_name = "TOKENS")]
+    pub prefill: Vec<usize>,
+    /// Timed decode steps
+    #[arg(long, default_value_t = 32)]
+    pub steps: usize,
+    /// Timed prefills
+    #[arg(long, default_value_t = 5)]
+    pub repeat: usize,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub device: DeviceArguments,
+}

@@ -1,0 +1,188 @@
+//! `fungible compile`: prefill and decode of a model for chips that need not be here.
+
+use std::path::Path;
+
+use graph::Mesh;
+use llm::ModelConfig;
+use llm::models::CacheShape;
+use llm::programs::{self, ModelProgram, ProgramOptions, choose_mesh};
+use runtime::layout::LayoutTable;
+use runtime::{CacheFolder, CompileChoices, Compiler, Discovery, Fit, Target, TargetReport};
+use serde_json::{Value, json};
+
+use crate::arguments::CompileArguments;
+use crate::console::{self, GREEN, Progress, RED, gibibytes, styled};
+use crate::failure::{Exit, Failure, Outcome};
+use crate::model;
+
+pub fn run(arguments: &CompileArguments) -> Outcome {
+    let progress = Progress::new();
+    let cache = CacheFolder::from_environment()?;
+    // Every target is checked before the first compiler starts.
+    let targets: Vec<Target> =
+        arguments.target.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
+    let config = model::config(&arguments.model, &cache, &progress)?;
+    let discovery = Discovery::new(cache.clone());
+    let compiler = Compiler::new(cache)?;
+    let mut values = Vec::new();
+    let (mut misfits, mut failures) = (0, 0);
+    for target in &targets {
+        let mesh = match &arguments.mesh {
+            Some(text) => runtime::parse_mesh(text)?,
+            None => choose_mesh(&config, target.devices()),
+        };
+        if mesh.devices() != target.devices() {
+            return Err(Failure::usage(format!(
+                "the mesh {mesh} has {} devices, {target} has {}",
+                mesh.devices(),
+                target.devices()
+            )));
+        }
+        if !arguments.json {
+            heading(target, &mesh);
+        }
+        for traced in trace(arguments, &config, target, &mesh)? {
+            let name = &traced.program.name;
+            if let Some(folder) = &arguments.dump {
+                dump(folder, target, &traced)?;
+            }
+            if arguments.layout && !arguments.json {
+                println!("{}", LayoutTable(&traced.program));
+            }
+            progress.spin(&format!("compiling {name} for {target}"));
+            let report = discovery.find(target.plugin()).map_err(Failure::from).and_then(|location| {
+                let choices = CompileChoices::default();
+                Ok(compiler.compile_for(&traced.program, target, &location, &choices)?)
+            });
+            progress.clear();
+            match report {
+                Ok(report) => {
+                    misfits += usize::from(report.fit != Fit::Fits);
+                    if !arguments.json {
+                        line(name, &report);
+                    }
+                    values.push(value(target, &mesh, name, &report));
+                }
+                Err(failure) => {
+                    failures += 1;
+                    if !arguments.json {
+                        println!("  {name:<8} {} {failure}", styled_failed());
+                    }
+                    values.push(json!({
+                        "target": target.to_string(), "program": name, "error": failure.to_string(),
+                    }));
+                }
+            }
+        }
+    }
+    if arguments.json {
+        println!("{}", json!({"model": arguments.model, "programs": values}));
+    }
+    match (failures, misfits) {
+        (0, 0) => Ok(()),
+        (0, misfits) => {
+            let message = format!("{misfits} of {} programs do not fit", values.len());
+            Err(Failure::new(Exit::DoesNotFit, message))
+        }
+        (failures, _) => {
+            let message = format!("{failures} of {} programs were not compiled", values.len());
+            Err(Failure::new(Exit::Failure, message))
+        }
+    }
+}
+
+fn styled_failed() -> String {
+    styled(RED, "failed")
+}
+
+fn heading(target: &Target, mesh: &Mesh) {
+    let memory = target.memory_bytes_per_device();
+    let memory = memory.map_or_else(String::new, |bytes| format!(", {} each", gibibytes(bytes)));
+    let devices = target.devices();
+    anstream::println!(
+        "{} ({devices} device{}{memory}; mesh {mesh})",
+        styled(console::BOLD, &target.to_string()),
+        if devices == 1 { "" } else { "s" },
+    );
+}
+
+/// Prefill of one chunk for each replica, and decode of the whole batch.
+fn trace(
+    arguments: &CompileArguments,
+    config: &ModelConfig,
+    target: &Target,
+    mesh: &Mesh,
+) -> Result<[ModelProgram; 2], Failure> {
+    let mut options = ProgramOptions::for_plugin(target.plugin());
+    options.mesh = mesh.clone();
+    options.dtype = arguments.dtype.into();
+    let replicas = mesh.size("data").unwrap_or(1);
+    let capacity = arguments.context.min(config.max_position_embeddings);
+    let chunk = arguments.chunk.clamp(1, capacity);
+    let batch = arguments.batch.max(1).next_multiple_of(replicas);
+    let one_each = CacheShape { batch: replicas, capacity };
+    let prefill = programs::prefill(config, &options, one_each, chunk)?;
+    let decode = programs::decode(config, &options, CacheShape { batch, capacity })?;
+    Ok([prefill, decode])
+}
+
+fn line(name: &str, report: &TargetReport) {
+    let verdict = match &report.fit {
+        Fit::Fits => styled(GREEN, "fits   "),
+        Fit::DoesNotFit { .. } => styled(RED, "too big"),
+    };
+    let available = report.available_bytes.map_or_else(|| "?".to_string(), gibibytes);
+    let details = match (&report.fit, &report.memory) {
+        (Fit::DoesNotFit { needed_bytes, message, .. }, _) => {
+            let needed = needed_bytes.map_or_else(|| "an unknown amount".to_string(), gibibytes);
+            format!("needs {needed} of {available}: {}", first_line(message))
+        }
+        (Fit::Fits, Some(memory)) => format!(
+            "arguments {}  temporaries {}  peak {} of {available}",
+            gibibytes(memory.argument_bytes),
+            gibibytes(memory.temporary_bytes),
+            gibibytes(memory.needed_bytes()),
+        ),
+        (Fit::Fits, None) => "the compiler reports no memory figures".to_string(),
+    };
+    anstream::println!("  {name:<8} {verdict}  {details}  compiled in {:.1} s", report.compile_seconds);
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+fn value(target: &Target, mesh: &Mesh, name: &str, report: &TargetReport) -> Value {
+    let memory = report.memory.as_ref().map(|memory| {
+        json!({
+            "argument_bytes": memory.argument_bytes,
+            "output_bytes": memory.output_bytes,
+            "alias_bytes": memory.alias_bytes,
+            "temporary_bytes": memory.temporary_bytes,
+            "generated_code_bytes": memory.generated_code_bytes,
+            "needed_bytes": memory.needed_bytes(),
+        })
+    });
+    let (fits, needed, message) = match &report.fit {
+        Fit::Fits => (true, None, None),
+        Fit::DoesNotFit { needed_bytes, message, .. } => (false, *needed_bytes, Some(message)),
+    };
+    json!({
+        "target": target.to_string(),
+        "mesh": mesh.to_string(),
+        "program": name,
+        "fits": fits,
+        "needed_bytes": needed,
+        "message": message,
+        "available_bytes": report.available_bytes,
+        "memory": memory,
+        "compile_seconds": report.compile_seconds,
+    })
+}
+
+fn dump(folder: &Path, target: &Target, traced: &ModelProgram) -> Outcome {
+    std::fs::create_dir_all(folder)?;
+    let path = folder.join(format!("{}-{target}.mlir", traced.program.name));
+    std::fs::write(&path, &traced.program.text)?;
+    Ok(())
+}

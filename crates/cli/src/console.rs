@@ -1,0 +1,126 @@
+//! What people see: progress on standard error, colour only on a terminal, figures in human units.
+
+use std::io::{IsTerminal, stderr};
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use anstyle::{AnsiColor, Style};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+pub const BOLD: Style = Style::new().bold();
+pub const DIM: Style = Style::new().dimmed();
+pub const GREEN: Style = AnsiColor::Green.on_default();
+pub const YELLOW: Style = AnsiColor::Yellow.on_default();
+pub const RED: Style = AnsiColor::Red.on_default().bold();
+
+/// The text in a style; `anstream` removes it where it is no terminal.
+pub fn styled(style: Style, text: &str) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+pub fn error(message: &str) {
+    anstream::eprintln!("{} {message}", styled(RED, "error:"));
+}
+
+pub fn warning(message: &str) {
+    anstream::eprintln!("{} {message}", styled(YELLOW, "warning:"));
+}
+
+/// Decimal units, as disks and packages are sold.
+pub fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}
+
+/// Powers of 1024, as compilers and chips count memory.
+pub fn gibibytes(bytes: u64) -> String {
+    format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
+}
+
+/// One line of progress that comes and goes. Without a terminal, each task with a known length is
+/// one line.
+pub struct Progress {
+    bar: Mutex<Option<(String, ProgressBar)>>,
+    visible: bool,
+}
+
+impl Progress {
+    pub fn new() -> Progress {
+        Progress { bar: Mutex::new(None), visible: stderr().is_terminal() }
+    }
+
+    /// Shows bytes done of a task.
+    pub fn bytes(&self, task: &str, done: u64, total: u64) {
+        self.show(task, false, |bar| {
+            if bar.length() != Some(total) {
+                bar.set_length(total);
+                bar.set_style(style("{msg:24} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}"));
+            }
+            bar.set_position(done);
+        });
+    }
+
+    /// Shows that something of unknown length is under way.
+    pub fn spin(&self, task: &str) {
+        self.show(task, true, |bar| {
+            bar.set_style(style("{spinner} {msg} {elapsed}"));
+            bar.enable_steady_tick(Duration::from_millis(120));
+        });
+    }
+
+    /// A line that stays.
+    pub fn note(&self, text: &str) {
+        self.clear();
+        anstream::eprintln!("{}", styled(DIM, text));
+    }
+
+    pub fn clear(&self) {
+        let mut bar = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, bar)) = bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn show(&self, task: &str, silent: bool, update: impl FnOnce(&ProgressBar)) {
+        let mut slot = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.as_ref().is_none_or(|(known, _)| known != task) {
+            if let Some((_, bar)) = slot.take() {
+                bar.finish_and_clear();
+            }
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            bar.set_message(task.to_string());
+            if !self.visible && !silent {
+                anstream::eprintln!("{task} ...");
+            }
+            *slot = Some((task.to_string(), bar));
+        }
+        if let Some((_, bar)) = &*slot {
+            update(bar);
+        }
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// Columns aligned by their widest cell; the first row is the heading.
+pub fn table(rows: &[Vec<String>]) {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
+    };
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    for (number, row) in rows.iter().enumerate() {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            line.push_str(cell);
+            line.push_str(&" ".repeat(width - cell.chars().count() + 2));
+        }
+        let line = line.trim_end();
+        match number {
+            0 => anstream::println!("{}", styled(BOLD, line)),
+            _ => anstream::println!("{line}"),
+        }
+    }
+}

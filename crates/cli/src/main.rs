@@ -1,0 +1,39 @@
+//! The `fungible` binary: flags, commands, progress, printing. The only crate that prints and that
+//! turns errors into exit codes.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the one place that talks to people")]
+
+mod arguments;
+mod commands;
+mod console;
+mod failure;
+mod model;
+mod open;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use arguments::{Arguments, Command};
+
+fn main() -> ExitCode {
+    // A compile worker is this same binary started again; it never returns from here.
+    runtime::worker::main_if_worker(|_| Ok(()));
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Command::Chat(arguments) => commands::chat::run(&arguments),
+        Command::Generate(arguments) => commands::generate::run(&arguments),
+        Command::Score(arguments) => commands::score::run(&arguments),
+        Command::Compile(arguments) => commands::compile::run(&arguments),
+        Command::Doctor(arguments) => commands::doctor::run(&arguments),
+        Command::Plugin(arguments) => commands::plugin::run(&arguments),
+        Command::Bench(arguments) => commands::bench::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            console::error(&failure.to_string());
+            ExitCode::from(failure.code())
+        }
+    }
+}

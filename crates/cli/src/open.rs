@@ -1,0 +1,143 @@
+//! From flags to an engine: the plugin, the devices, the model on them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use graph::{DType, Mesh};
+use llm::ModelFiles;
+use llm::engine::{Engine, Progress as Step, Sampling};
+use llm::programs::ProgramOptions;
+use runtime::{CacheFolder, CacheUse, Discovery, PluginKind, Runtime, RuntimeOptions};
+
+use crate::arguments::{Device, DeviceArguments, Dtype, SamplingArguments};
+use crate::console::Progress;
+use crate::failure::{Exit, Failure};
+use crate::model;
+
+/// A model that is ready, with its text side.
+pub struct Opened {
+    pub files: ModelFiles,
+    pub engine: Engine,
+    pub progress: Arc<Progress>,
+}
+
+impl From<Dtype> for DType {
+    fn from(dtype: Dtype) -> DType {
+        match dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::Bf16 => DType::Bf16,
+            Dtype::F16 => DType::F16,
+        }
+    }
+}
+
+impl From<&SamplingArguments> for Sampling {
+    fn from(arguments: &SamplingArguments) -> Sampling {
+        Sampling {
+            temperature: arguments.temperature,
+            top_k: arguments.top_k,
+            top_p: arguments.top_p,
+            min_p: arguments.min_p,
+            repetition_penalty: arguments.repetition_penalty,
+            seed: arguments.seed,
+        }
+    }
+}
+
+/// Finds or fetches plugin and model, and puts them together.
+pub fn open(model: &str, arguments: &DeviceArguments) -> Result<Opened, Failure> {
+    let progress = Arc::new(Progress::new());
+    let cache = CacheFolder::from_environment()?;
+    let mut discovery = Discovery::new(cache.clone());
+    let kind = device_kind(arguments.device, &discovery);
+    if let Some(plugin) = &arguments.plugin {
+        discovery = discovery.with_plugin(kind, plugin);
+    }
+    let mesh = match &arguments.mesh {
+        Some(text) => runtime::parse_mesh(text)?,
+        None => Mesh::single(),
+    };
+    if kind == PluginKind::Cpu && discovery.find(kind).is_err() && arguments.plugin.is_none() {
+        install_cpu_plugin(&cache, &progress)?;
+        discovery = Discovery::new(cache.clone());
+    }
+    restart_if_needed(&discovery, kind, mesh.devices())?;
+    let files = model::open(model, &cache, &progress)?;
+    let runtime_options = RuntimeOptions::new(kind).with_cpu_devices(mesh.devices());
+    let runtime = Runtime::open(&discovery, &runtime_options)?;
+    let mut options = ProgramOptions::for_plugin(kind);
+    options.mesh = mesh;
+    if let Some(dtype) = arguments.dtype {
+        options.dtype = dtype.into();
+    }
+    let on_progress = show(progress.clone());
+    let engine = Engine::new(&files, runtime, options, arguments.context, on_progress)?;
+    Ok(Opened { files, engine, progress })
+}
+
+/// The registry's CPU plugin, fetched on first use.
+pub fn install_cpu_plugin(cache: &CacheFolder, progress: &Progress) -> Result<(), Failure> {
+    match runtime::registry::find(PluginKind::Cpu.package()) {
+        Some(package) => model::install(package, cache, progress).map(drop),
+        None => Err(Failure::new(Exit::Failure, "the registry has no CPU plugin")),
+    }
+}
+
+fn device_kind(device: Device, discovery: &Discovery) -> PluginKind {
+    let present = |paths: &[&str]| paths.iter().any(|path| Path::new(path).exists());
+    let usable = |kind: PluginKind| discovery.find(kind).is_ok();
+    match device {
+        Device::Cpu => PluginKind::Cpu,
+        Device::Cuda => PluginKind::Cuda,
+        Device::Tpu => PluginKind::Tpu,
+        Device::Auto if present(&["/dev/nvidia0"]) && usable(PluginKind::Cuda) => PluginKind::Cuda,
+        Device::Auto if present(&["/dev/accel0", "/dev/vfio/0"]) && usable(PluginKind::Tpu) => {
+            PluginKind::Tpu
+        }
+        Device::Auto => PluginKind::Cpu,
+    }
+}
+
+/// Starts the process again where a plugin needs something in its environment, which it reads while
+/// it is loaded.
+fn restart_if_needed(
+    discovery: &Discovery,
+    kind: PluginKind,
+    devices: usize,
+) -> Result<(), Failure> {
+    let location = discovery.find(kind)?;
+    let wanted = runtime::environment::required_environment(&location, devices);
+    let Some(mut command) = runtime::environment::restart_with(&wanted) else { return Ok(()) };
+    #[cfg(unix)]
+    {
+        use std::os::unix::process::CommandExt;
+        let error = command.exec();
+        Err(Failure::new(Exit::Failure, format!("could not start again: {error}")))
+    }
+    #[cfg(not(unix))]
+    {
+        let status = command.status()?;
+        std::process::exit(status.code().unwrap_or(1));
+    }
+}
+
+/// Shows what takes long while a model gets ready.
+fn show(progress: Arc<Progress>) -> Box<llm::engine::OnProgress> {
+    Box::new(move |step| match step {
+        Step::Weights { done_bytes, total_bytes } => {
+            progress.bytes("loading weights", done_bytes, total_bytes);
+            if done_bytes == total_bytes {
+                progress.clear();
+            }
+        }
+        Step::Compiling { program } => {
+            progress.spin(&format!("preparing {program} (compiled once, then kept)"));
+        }
+        Step::Compiled { program, info } => {
+            progress.clear();
+            if let CacheUse::Replaced(reason) = &info.cache {
+                crate::console::warning(&format!("{program} was compiled again: {reason}"));
+            }
+        }
+    })
+}

@@ -1,0 +1,120 @@
+//! The keys and values of earlier tokens, contiguous per sequence, updated in place.
+
+use graph::{Axis, DType, Graph, Role, Shape, Tensor, ops};
+
+use super::Layers;
+use crate::config::ModelConfig;
+
+/// The size of a cache: how many sequences of how many tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CacheShape {
+    pub batch: usize,
+    pub capacity: usize,
+}
+
+/// The cache tensors of a traced program: keys and values alternating, one pair for each layer, or
+/// a single pair with a `layers` axis where layers are scanned.
+#[derive(Clone)]
+pub struct KvCache<'g> {
+    pub tensors: Vec<Tensor<'g>>,
+}
+
+/// One layer's view of the cache.
+#[derive(Clone, Copy)]
+pub(super) struct LayerCache<'g> {
+    pub(super) key: Tensor<'g>,
+    pub(super) value: Tensor<'g>,
+    /// The layer's number in a stacked cache.
+    pub(super) layer: Option<Tensor<'g>>,
+}
+
+impl<'g> KvCache<'g> {
+    /// The shapes of all cache tensors, for allocation.
+    pub fn shapes(config: &ModelConfig, layers: Layers, shape: CacheShape, dtype: DType) -> Vec<Shape> {
+        let heads: [(Axis, usize); 2] =
+            [("kv_heads", config.num_key_value_heads), ("head_dim", config.head_dim)];
+        let mut axes = vec![("batch", shape.batch)];
+        let pairs = match layers {
+            Layers::Unrolled => config.num_hidden_layers,
+            Layers::Scanned => {
+                axes.push(("layers", config.num_hidden_layers));
+                1
+            }
+        };
+        axes.push(("kv_seq", shape.capacity));
+        axes.extend(heads);
+        vec![Shape { dtype, axes }; 2 * pairs]
+    }
+
+    /// Declares the cache as arguments of the program.
+    pub fn inputs(
+        graph: &'g Graph,
+        config: &ModelConfig,
+        layers: Layers,
+        shape: CacheShape,
+        dtype: DType,
+    ) -> KvCache<'g> {
+        let shapes = KvCache::shapes(config, layers, shape, dtype).into_iter().enumerate();
+        let tensors = shapes.map(|(index, shape)| {
+            let kind = if index % 2 == 0 { "key" } else { "value" };
+            graph.input(&format!("cache.{}.{kind}", index / 2), Role::KvCache, shape)
+        });
+        KvCache { tensors: tensors.collect() }
+    }
+}
+
+impl<'g> LayerCache<'g> {
+    /// Writes the keys and values of this step and returns all of the layer's,
+    /// `[batch, kv_seq, kv_heads, head_dim]`.
+    pub(super) fn update(
+        &mut self,
+        key: Tensor<'g>,
+        value: Tensor<'g>,
+        positions: Tensor<'g>,
+    ) -> (Tensor<'g>, Tensor<'g>) {
+        self.key = self.write(self.key, key, positions);
+        self.value = self.write(self.value, value, positions);
+        (self.read(self.key), self.read(self.value))
+    }
+
+    fn read(&self, cache: Tensor<'g>) -> Tensor<'g> {
+        match self.layer {
+            None => cache,
+            Some(layer) => cache.index("layers", layer),
+        }
+    }
+
+    /// `fresh` is `[batch, seq, kv_heads, head_dim]`, `positions` `[batch, seq]`: consecutive in
+    /// each row. A position beyond the capacity marks padding; with more than one row it is not
+    /// written.
+    fn write(&self, cache: Tensor<'g>, fresh: Tensor<'g>, positions: Tensor<'g>) -> Tensor<'g> {
+        if cache.size("batch") == 1 {
+            let start = positions.slice("seq", 0, 1).squeeze("seq").squeeze("batch");
+            let update = fresh.rename("seq", "kv_seq");
+            return match self.layer {
+                None => cache.dynamic_update_slice(update, &[("kv_seq", start)]),
+                Some(layer) => {
+                    let starts = [("layers", layer), ("kv_seq", start)];
+                    cache.dynamic_update_slice(update.expand("layers"), &starts)
+                }
+            };
+        }
+        match self.layer {
+            None => cache.scatter("kv_seq", positions, fresh, ops::Combine::Replace),
+            Some(layer) => {
+                // Layers and positions as one axis, so that a single scatter stays in place. What
+                // is beyond the capacity must not reach the next layer: send it beyond the end.
+                let (layers, capacity) = (cache.size("layers"), cache.size("kv_seq"));
+                let graph = cache.graph();
+                let number = |value: usize| ops::constant(graph, DType::S32, value as f64);
+                let place = positions + layer * number(capacity);
+                let within = positions.less(number(capacity));
+                let place = within.select(place, number(layers * capacity));
+                let merged = cache.merge(&["layers", "kv_seq"], "slots");
+                let written = merged.scatter("slots", place, fresh, ops::Combine::Replace);
+                written.split("slots", &[("layers", layers), ("kv_seq", capacity)])
+            }
+        }
+    }
+}
+

@@ -1,0 +1,192 @@
+//! The decoder around the layers: embedding, the stack of layers (unrolled or scanned, as the
+//! target likes it), the last norm and the language-model head.
+
+use std::collections::BTreeMap;
+
+use graph::ops::Attention;
+use graph::{DType, Graph, Role, Shape, Tensor, ops};
+
+use super::blocks::{embed, rms_norm};
+use super::cache::{KvCache, LayerCache};
+use super::parameters::{EVERY_LAYER, ParameterSpec, Parameters};
+use super::rotary::Rotary;
+use crate::config::ModelConfig;
+
+/// How the stack of layers becomes program text. The target decides: unrolled layers run faster on
+/// a CPU, a scan keeps programs small for compilers that take minutes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Layers {
+    Unrolled,
+    Scanned,
+}
+
+/// A model being traced.
+pub struct Decoder<'a, 'g> {
+    pub config: &'a ModelConfig,
+    pub weights: Parameters<'g>,
+    pub layers: Layers,
+}
+
+/// What a layer needs to know of the step it belongs to.
+pub struct Step<'g> {
+    rotary: Rotary<'g>,
+    /// `[batch, seq]` s32
+    positions: Tensor<'g>,
+    cache: Option<LayerCache<'g>>,
+    window: Option<usize>,
+}
+
+impl<'g> Step<'g> {
+    /// Rotates a query or key to its positions.
+    pub fn rotate(&self, x: Tensor<'g>) -> Tensor<'g> {
+        self.rotary.apply(x)
+    }
+
+    /// Causal attention over this step's keys and, with a cache, all earlier ones.
+    /// `query` is `[batch, seq, kv_heads, group, head_dim]`; key and value lack `group`.
+    #[track_caller]
+    pub fn attend(&mut self, query: Tensor<'g>, key: Tensor<'g>, value: Tensor<'g>) -> Tensor<'g> {
+        let (key, value) = match &mut self.cache {
+            Some(cache) => cache.update(key, value, self.positions),
+            None => (key.rename("seq", "kv_seq"), value.rename("seq", "kv_seq")),
+        };
+        // Without a cache the keys are this step's own, numbered from zero as the queries are.
+        let positions = self.cache.map(|_| self.positions);
+        let attention = Attention::causal(query, key, value);
+        Attention { positions, window: self.window, ..attention }.apply()
+    }
+}
+
+impl<'a, 'g> Decoder<'a, 'g> {
+    pub fn new(
+        graph: &'g Graph,
+        config: &'a ModelConfig,
+        layers: Layers,
+        dtype: DType,
+    ) -> Decoder<'a, 'g> {
+        // A scan runs one text for all layers, so they must see equally far back.
+        let same = config.sliding_windows.windows(2).all(|pair| pair[0] == pair[1]);
+        let layers = if same { layers } else { Layers::Unrolled };
+        Decoder { config, weights: Parameters::new(graph, dtype), layers }
+    }
+
+    /// The states after the last layer and norm, `[batch, seq, embed]`, and the updated cache.
+    ///
+    /// `tokens` and `positions` are `[batch, seq]` s32. Without a cache, positions count from 0.
+    #[track_caller]
+    pub fn states(
+        &self,
+        tokens: Tensor<'g>,
+        positions: Tensor<'g>,
+        cache: Option<KvCache<'g>>,
+    ) -> (Tensor<'g>, Option<KvCache<'g>>) {
+        self.weights.within("model", |weights| {
+            let embedding = self.embedding(weights);
+            let x = embedding.take("vocab", tokens);
+            let rotary = Rotary::new(weights.graph(), self.config, positions);
+            let (x, cache) = match self.layers {
+                Layers::Unrolled => self.unrolled(weights, x, rotary, positions, cache),
+                Layers::Scanned => self.scanned(weights, x, rotary, positions, cache),
+            };
+            (rms_norm(self.config, weights, "norm", x, "embed"), cache)
+        })
+    }
+
+    /// `[…, embed]` states into `[…, vocab]` logits in f32.
+    #[track_caller]
+    pub fn logits(&self, states: Tensor<'g>) -> Tensor<'g> {
+        let head = match self.config.tie_word_embeddings {
+            true => self.weights.within("model", |weights| self.embedding(weights)),
+            false => self.weights.within("lm_head", |weights| self.vocab_by_embed(weights)),
+        };
+        states.constrain(Role::Activation).dot_as(head, &["embed"], DType::F32)
+    }
+
+    fn embedding(&self, weights: &Parameters<'g>) -> Tensor<'g> {
+        weights.within("embed_tokens", |weights| self.vocab_by_embed(weights))
+    }
+
+    fn vocab_by_embed(&self, weights: &Parameters<'g>) -> Tensor<'g> {
+        weights.get("weight", &[&[("vocab", self.config.vocab_size)], &embed(self.config)])
+    }
+
+    /// Every layer in the text, each with weights and cache of its own.
+    fn unrolled(
+        &self,
+        weights: &Parameters<'g>,
+        mut x: Tensor<'g>,
+        rotary: Rotary<'g>,
+        positions: Tensor<'g>,
+        cache: Option<KvCache<'g>>,
+    ) -> (Tensor<'g>, Option<KvCache<'g>>) {
+        let mut updated = Vec::new();
+        for index in 0..self.config.num_hidden_layers {
+            let own = cache.as_ref().map(|cache| LayerCache {
+                key: cache.tensors[2 * index],
+                value: cache.tensors[2 * index + 1],
+                layer: None,
+            });
+            let window = self.config.sliding_windows[index];
+            let mut step = Step { rotary, positions, cache: own, window };
+            x = weights.within("layers", |weights| {
+                weights.within(&index.to_string(), |weights| {
+                    super::layer(self.config, weights, x.constrain(Role::Activation), &mut step)
+                })
+            });
+            updated.extend(step.cache.into_iter().flat_map(|cache| [cache.key, cache.value]));
+        }
+        (x, cache.map(|_| KvCache { tensors: updated }))
+    }
+
+    /// One layer's text in a loop over stacked weights; the cache is carried and updated in place.
+    fn scanned(
+        &self,
+        weights: &Parameters<'g>,
+        x: Tensor<'g>,
+        rotary: Rotary<'g>,
+        positions: Tensor<'g>,
+        cache: Option<KvCache<'g>>,
+    ) -> (Tensor<'g>, Option<KvCache<'g>>) {
+        let graph = weights.graph();
+        let path = format!("model.layers.{EVERY_LAYER}");
+        let specs = self.layer_parameters(&path, weights.dtype());
+        let count = self.config.num_hidden_layers;
+        let stacks: Vec<Tensor<'g>> =
+            specs.iter().map(|(spec, shape)| weights.stack(spec, shape, count)).collect();
+        let mut carry = vec![x];
+        carry.extend(cache.iter().flat_map(|cache| cache.tensors.iter().copied()));
+        let window = self.config.sliding_windows.first().copied().flatten();
+        let (last, _) = graph.scan("layers", count, &carry, &stacks, |index, carry, slices| {
+            let names = specs.iter().map(|(spec, _)| spec.name.clone());
+            let given: BTreeMap<String, Tensor<'g>> = names.zip(slices.iter().copied()).collect();
+            let weights = weights.given(&path, given);
+            let own = match carry {
+                &[_, key, value] => Some(LayerCache { key, value, layer: Some(index) }),
+                _ => None,
+            };
+            let mut step = Step { rotary, positions, cache: own, window };
+            let x = graph.scope(&format!("layers.{EVERY_LAYER}"), || {
+                super::layer(self.config, &weights, carry[0].constrain(Role::Activation), &mut step)
+            });
+            let mut next = vec![x];
+            next.extend(step.cache.into_iter().flat_map(|cache| [cache.key, cache.value]));
+            (next, Vec::new())
+        });
+        let (x, tensors) = (last[0], last[1..].to_vec());
+        (x, cache.map(|_| KvCache { tensors }))
+    }
+
+    /// What one layer asks for, found by tracing it once on the side.
+    fn layer_parameters(&self, path: &str, dtype: DType) -> Vec<(ParameterSpec, Shape)> {
+        let graph = Graph::new();
+        let root = Parameters::new(&graph, dtype);
+        let axes = [("batch", 1), ("seq", 1), ("embed", self.config.hidden_size)];
+        let x = graph.input("x", Role::Activation, Shape::new(dtype, &axes));
+        let positions = ops::constant(&graph, DType::S32, 0.0);
+        let positions = positions.broadcast_to(&[("batch", 1), ("seq", 1)]);
+        let rotary = Rotary::new(&graph, self.config, positions);
+        let mut step = Step { rotary, positions, cache: None, window: None };
+        root.within(path, |weights| super::layer(self.config, weights, x, &mut step));
+        root.shapes()
+    }
+}

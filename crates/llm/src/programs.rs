@@ -1,0 +1,106 @@
+//! The programs that a model runs as: prefill, decode and score. Each is traced from the same model
+//! code for fixed shapes. Knows no device; the engine compiles and runs them.
+
+mod generate;
+mod mesh;
+mod sampler;
+mod score;
+
+use graph::{
+    DType, EmitOptions, Function, Graph, Kernels, Mesh, NamedResult, Program, Role, Shape, Tensor,
+    TraceError, output,
+};
+
+use runtime::PluginKind;
+
+use crate::config::ModelConfig;
+use crate::models::{CacheShape, Decoder, KvCache, Layers, ParameterSpec};
+
+pub use generate::{decode, prefill};
+pub use mesh::choose_mesh;
+pub use sampler::SAMPLING_INPUTS;
+pub use score::score;
+
+/// Everything that a program's text depends on besides its own shapes.
+#[derive(Clone, Debug)]
+pub struct ProgramOptions {
+    /// The type of weights, activations and KV cache.
+    pub dtype: DType,
+    pub layers: Layers,
+    pub mesh: Mesh,
+    pub kernels: Kernels,
+}
+
+impl ProgramOptions {
+    /// What suits a kind of device: f32 and unrolled layers on the CPU (whose bf16 products are ten
+    /// times slower, and whose loops copy their weights), bf16 and scanned layers elsewhere.
+    pub fn for_plugin(kind: PluginKind) -> ProgramOptions {
+        let (dtype, layers) = match kind {
+            PluginKind::Cpu => (DType::F32, Layers::Unrolled),
+            PluginKind::Tpu | PluginKind::Cuda => (DType::Bf16, Layers::Scanned),
+        };
+        ProgramOptions { dtype, layers, mesh: Mesh::single(), kernels: Kernels::default() }
+    }
+}
+
+/// A program with what its arguments are, in order: own data, then the KV cache, then weights.
+#[derive(Clone, Debug)]
+pub struct ModelProgram {
+    pub program: Program,
+    /// How many arguments come before the cache.
+    pub data: usize,
+    /// How many cache tensors follow; they come back as the last results.
+    pub cache: usize,
+    /// The weights, for each argument after the cache.
+    pub parameters: Vec<ParameterSpec>,
+}
+
+/// A trace under way: the decoder, and the cache as arguments.
+struct Tracing<'a, 'g> {
+    graph: &'g Graph,
+    decoder: Decoder<'a, 'g>,
+    options: &'a ProgramOptions,
+    data: Vec<Tensor<'g>>,
+    cache: KvCache<'g>,
+}
+
+impl<'a, 'g> Tracing<'a, 'g> {
+    /// Declares the program's own data, then the cache.
+    fn new(
+        graph: &'g Graph,
+        config: &'a ModelConfig,
+        options: &'a ProgramOptions,
+        data: &[(&str, Shape)],
+        cache: CacheShape,
+    ) -> Tracing<'a, 'g> {
+        let decoder = Decoder::new(graph, config, options.layers, options.dtype);
+        let input = |(name, shape): &(&str, Shape)| {
+            graph.input(name, Role::Activation, shape.clone())
+        };
+        let data = data.iter().map(input).collect();
+        let cache = KvCache::inputs(graph, config, decoder.layers, cache, options.dtype);
+        Tracing { graph, decoder, options, data, cache }
+    }
+
+    /// Ends the trace; the cache's arguments are taken over by its updated tensors.
+    fn finish(
+        self,
+        name: &str,
+        mut results: Vec<NamedResult<'g>>,
+        updated: &KvCache<'g>,
+    ) -> Result<ModelProgram, TraceError> {
+        let pairs = updated.tensors.iter().zip(&self.cache.tensors).enumerate();
+        results.extend(pairs.map(|(index, (&new, &old))| {
+            output(&format!("cache.{index}"), new).role(Role::KvCache).donate(old)
+        }));
+        let parameters = self.decoder.weights.specs();
+        let function: Function = self.graph.finish(results)?;
+        let emit = EmitOptions {
+            mesh: self.options.mesh.clone(),
+            kernels: self.options.kernels.clone(),
+            ..EmitOptions::default()
+        };
+        let (data, cache) = (self.data.len(), self.cache.tensors.len());
+        Ok(ModelProgram { program: function.program(name, &emit), data, cache, parameters })
+    }
+}

@@ -1,0 +1,88 @@
+//! Token ids of an answer into text that can be shown, with stop strings.
+
+use crate::tokenizer::{IncrementalDecoder, Tokenizer, TokenizerError};
+
+/// Text that is certain: it holds no stop string and no part of one that may still be completed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Piece {
+    pub text: String,
+    /// A stop string was completed; it and what follows are not part of the text.
+    pub stopped: bool,
+}
+
+/// The text of one answer, token by token.
+pub struct TextStream<'t> {
+    tokenizer: &'t Tokenizer,
+    decoder: IncrementalDecoder,
+    stop: Vec<String>,
+    /// Decoded text that may be the beginning of a stop string.
+    held: String,
+    stopped: bool,
+}
+
+impl<'t> TextStream<'t> {
+    /// An answer that follows `prompt` and ends before any of the texts in `stop`.
+    pub fn new(tokenizer: &'t Tokenizer, prompt: &[u32], stop: Vec<String>) -> TextStream<'t> {
+        let decoder = IncrementalDecoder::new(prompt, true);
+        TextStream { tokenizer, decoder, stop, held: String::new(), stopped: false }
+    }
+
+    /// # Errors
+    /// A token that the tokenizer does not know.
+    pub fn push(&mut self, token: u32) -> Result<Piece, TokenizerError> {
+        let text = self.decoder.push(self.tokenizer, token)?;
+        Ok(self.take(&text, false))
+    }
+
+    /// What is left when the answer is over.
+    ///
+    /// # Errors
+    /// As [`TextStream::push`].
+    pub fn finish(&mut self) -> Result<Piece, TokenizerError> {
+        let text = self.decoder.flush(self.tokenizer)?;
+        Ok(self.take(&text, true))
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    fn take(&mut self, text: &str, last: bool) -> Piece {
+        if self.stopped {
+            return Piece { text: String::new(), stopped: true };
+        }
+        self.held.push_str(text);
+        let found = self.stop.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
+        if let Some(place) = found {
+            self.stopped = true;
+            self.held.truncate(place);
+            return Piece { text: std::mem::take(&mut self.held), stopped: true };
+        }
+        let keep = if last { 0 } else { possible_beginning(&self.held, &self.stop) };
+        let rest = self.held.split_off(self.held.len() - keep);
+        Piece { text: std::mem::replace(&mut self.held, rest), stopped: false }
+    }
+}
+
+/// How many bytes at the end of `text` could be the beginning of a stop string.
+fn possible_beginning(text: &str, stop: &[String]) -> usize {
+    let longest = |stop: &String| {
+        let ends = stop.char_indices().map(|(end, _)| end).rev();
+        ends.into_iter().find(|&end| text.ends_with(&stop[..end])).unwrap_or(0)
+    };
+    stop.iter().map(longest).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::possible_beginning;
+
+    #[test]
+    fn only_a_real_beginning_is_held_back() {
+        let stop = ["</end>".to_string(), "\n\n".to_string()];
+        assert_eq!(possible_beginning("text", &stop), 0);
+        assert_eq!(possible_beginning("text</e", &stop), 3);
+        assert_eq!(possible_beginning("text\n", &stop), 1);
+        assert_eq!(possible_beginning("<</en", &stop), 4);
+    }
+}

@@ -1,0 +1,94 @@
+//! What can go wrong between a finished program and its results.
+
+use crate::cache::BadLimit;
+use crate::discover::DiscoverError;
+use crate::folders::FolderError;
+use crate::worker::WorkerError;
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    #[error(transparent)]
+    Discover(#[from] DiscoverError),
+    #[error(transparent)]
+    CacheLimit(#[from] BadLimit),
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    #[error(transparent)]
+    Plugin(#[from] pjrt::Error),
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+
+    #[error("the mesh `{text}` cannot be used: {reason}; write it as data=2,tensor=4")]
+    BadMesh { text: String, reason: String },
+    #[error(
+        "the mesh {mesh} needs {needed} devices, there are {available}; use a smaller mesh or more devices"
+    )]
+    TooFewDevices { mesh: String, needed: usize, available: usize },
+    #[error("a sharding cannot be used: {reason}")]
+    BadSharding { reason: String },
+    #[error(
+        "a dimension of {size} cannot be cut into {pieces} equal pieces over {axes}; use a mesh that divides it"
+    )]
+    Uneven { size: usize, pieces: usize, axes: String },
+    #[error(
+        "{devices} CPU devices need {name}={value} in the environment before this program starts, or devices that wait for each other may never finish"
+    )]
+    Environment { devices: usize, name: String, value: String },
+
+    #[error(
+        "the CUDA plugin found no ptxas, which it needs to compile; run `fungible plugin install cuda13`, or install nvidia-cuda-nvcc beside the plugin"
+    )]
+    NoPtxas {
+        /// The compiler's own words: every place where it looked.
+        message: String,
+    },
+    #[error("the compiler refused `{program}`: {message}")]
+    Refused { program: String, message: String },
+    #[error(
+        "`{program}` does not fit: it needs {} per device, {} are there; use more devices, a smaller batch or context, or a narrower type",
+        gibibytes(*needed_bytes),
+        gibibytes(*available_bytes)
+    )]
+    DoesNotFit {
+        program: String,
+        needed_bytes: u64,
+        available_bytes: u64,
+        /// The compiler's own words.
+        message: String,
+    },
+    #[error("`{program}` does not fit: {message}")]
+    OutOfMemory { program: String, message: String },
+
+    #[error("`{program}` takes {expected} arguments and was given {given}")]
+    ArgumentCount { program: String, expected: usize, given: usize },
+    #[error("argument `{argument}` of `{program}`: {reason}")]
+    Argument { program: String, argument: String, reason: String },
+    #[error("the array is {expected} bytes long and was given {given}")]
+    Length { expected: usize, given: usize },
+    #[error(
+        "this process holds only a part of the array, whose shards are spread over {processes} processes; gather it on the devices first"
+    )]
+    NotAddressable { processes: usize },
+    #[error("filling an array failed: {message}")]
+    Fill { message: String },
+    #[error("`{program}` cannot be run: {reason}")]
+    Run { program: String, reason: String },
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Powers of 1024, as compilers count.
+pub(crate) fn gibibytes(bytes: u64) -> String {
+    format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
+}
+
+impl Error {
+    /// What a compiler's refusal means, where that is known.
+    pub(crate) fn refused(program: &str, message: String) -> Error {
+        if message.contains("No PTX compilation provider is available") {
+            return Error::NoPtxas { message };
+        }
+        Error::Refused { program: program.to_string(), message }
+    }
+}

@@ -1,0 +1,186 @@
+//! What becomes of a compile worker that crashes, hangs or takes too much memory. The workers of
+//! this file misbehave on request instead of compiling, so no plugin is needed.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test's findings are printed")]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use runtime::worker::{self, Job, JobDevice, WorkerError, WorkerLimits};
+use support::Folder;
+
+/// Says how a worker of this file is to misbehave.
+const MISBEHAVE: &str = "FUNGIBLE_TEST_MISBEHAVE";
+
+fn main() {
+    if std::env::var_os("FUNGIBLE_COMPILE_WORKER").is_some()
+        && let Ok(how) = std::env::var(MISBEHAVE)
+    {
+        misbehave(&how);
+    }
+    if std::env::args().nth(1).as_deref() == Some("start-a-worker-and-report-it") {
+        start_a_worker_and_report_it();
+    }
+    worker::main_if_worker(|_| Ok(()));
+    let folder = Folder::new("worker");
+    support::run_all(vec![
+        ("a_crash_is_an_error_with_its_last_words", Box::new(|| crash(&folder))),
+        ("an_exit_is_an_error_with_its_code", Box::new(|| exit(&folder))),
+        ("the_time_limit_holds", Box::new(|| time_limit(&folder))),
+        ("a_worker_that_reads_nothing_is_stopped_too", Box::new(|| reads_nothing(&folder))),
+        ("the_memory_limit_holds", Box::new(|| memory_limit(&folder))),
+        ("a_worker_ends_with_its_parent", Box::new(ends_with_parent)),
+        ("a_plugin_that_is_not_there_is_a_refusal", Box::new(|| no_plugin(&folder))),
+        ("nothing_is_left_behind", Box::new(|| nothing_left(&folder))),
+    ]);
+}
+
+fn misbehave(how: &str) {
+    match how {
+        "abort" => {
+            eprintln!("check failed: the impossible happened");
+            std::process::abort();
+        }
+        "exit" => std::process::exit(3),
+        "hang" => loop {
+            std::thread::sleep(Duration::from_secs(1));
+        },
+        "grow" => {
+            let mut blocks: Vec<Vec<u8>> = Vec::new();
+            loop {
+                // Written to, so that the memory is resident.
+                blocks.push(vec![1; 16 << 20]);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        other => panic!("unknown misbehaviour {other}"),
+    }
+}
+
+fn job(program: String) -> Job {
+    Job {
+        plugin: "no-such-plugin.so".into(),
+        device: JobDevice::Client { options: Vec::new() },
+        optimized_program: false,
+        executable: false,
+        options: Vec::new(),
+        program,
+    }
+}
+
+fn limits() -> WorkerLimits {
+    WorkerLimits { timeout: Duration::from_secs(600), memory_bytes: None }
+}
+
+fn run(how: &str, limits: WorkerLimits, program: String, folder: &Folder) -> WorkerError {
+    let environment = [(MISBEHAVE.to_string(), how.to_string())];
+    worker::run(&job(program), &environment, limits, &folder.cache()).unwrap_err()
+}
+
+fn crash(folder: &Folder) {
+    let message = run("abort", limits(), String::new(), folder).to_string();
+    assert!(message.contains("check failed: the impossible happened"), "{message}");
+    if cfg!(unix) {
+        assert!(message.contains("SIGABRT"), "{message}");
+    }
+}
+
+fn exit(folder: &Folder) {
+    let message = run("exit", limits(), String::new(), folder).to_string();
+    assert!(message.contains('3'), "{message}");
+}
+
+fn time_limit(folder: &Folder) {
+    let limits = WorkerLimits { timeout: Duration::from_millis(300), ..limits() };
+    let error = run("hang", limits, String::new(), folder);
+    assert!(matches!(error, WorkerError::TimedOut { .. }), "{error}");
+}
+
+fn reads_nothing(folder: &Folder) {
+    let limits = WorkerLimits { timeout: Duration::from_millis(300), ..limits() };
+    // More than a pipe holds.
+    let error = run("hang", limits, "x".repeat(1 << 20), folder);
+    assert!(matches!(error, WorkerError::TimedOut { .. }), "{error}");
+}
+
+fn memory_limit(folder: &Folder) {
+    if !cfg!(target_os = "linux") {
+        eprintln!("SKIPPED the_memory_limit_holds: this system does not tell a process's memory");
+        return;
+    }
+    let limit_bytes = 200 << 20;
+    let limits = WorkerLimits { memory_bytes: Some(limit_bytes), ..limits() };
+    match run("grow", limits, String::new(), folder) {
+        WorkerError::OverMemory { used_bytes, .. } => assert!(used_bytes > limit_bytes),
+        other => panic!("{other}"),
+    }
+}
+
+fn no_plugin(folder: &Folder) {
+    match worker::run(&job(String::new()), &[], limits(), &folder.cache()).unwrap() {
+        worker::Outcome::Refused { message, .. } => {
+            assert!(message.contains("no-such-plugin.so"), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A parent that is killed takes its worker with it: here, a real worker that waits for a job which
+/// never comes, because the parent has sent half of it.
+fn start_a_worker_and_report_it() -> ! {
+    let mut worker = Command::new(std::env::current_exe().unwrap())
+        .env("FUNGIBLE_COMPILE_WORKER", "1")
+        .env("FUNGIBLE_COMPILE_RESULT", "never-written")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // Taken out, since waiting would close it.
+    let mut input = worker.stdin.take().unwrap();
+    input.write_all(&[1, 0]).unwrap();
+    println!("{}", worker.id());
+    std::io::stdout().flush().unwrap();
+    worker.wait().unwrap();
+    drop(input);
+    unreachable!("the worker waits for the rest of its job");
+}
+
+fn ends_with_parent() {
+    if !cfg!(target_os = "linux") {
+        eprintln!("SKIPPED a_worker_ends_with_its_parent: this system does not list its processes");
+        return;
+    }
+    let mut parent = Command::new(std::env::current_exe().unwrap())
+        .arg("start-a-worker-and-report-it")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut id = String::new();
+    let stdout = parent.stdout.as_mut().unwrap();
+    while !id.ends_with('\n') {
+        let mut byte = [0];
+        stdout.read_exact(&mut byte).unwrap();
+        id.push(char::from(byte[0]));
+    }
+    let worker = std::path::PathBuf::from(format!("/proc/{}/stat", id.trim()));
+    // A process that has ended and that nobody has collected yet is listed as a zombie.
+    let lives = || std::fs::read_to_string(&worker).is_ok_and(|stat| !stat.contains(") Z "));
+    assert!(lives());
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    // Ends as soon as it notices; a worker that does not would hang here.
+    while lives() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn nothing_left(folder: &Folder) {
+    let left = std::fs::read_dir(folder.path().join("temporary")).unwrap().flatten();
+    let left: Vec<_> = left.map(|entry| entry.path()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
