@@ -11,7 +11,7 @@ mod session;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use graph::DType;
+use graph::{DType, Role, Shape, ShardingRules};
 use runtime::{Argument, Array, CompileChoices, CompileInfo, DeviceMesh, Executable, Runtime};
 
 use crate::config::ModelConfig;
@@ -216,15 +216,21 @@ impl Engine {
     pub fn cache_bytes(&self, cache: CacheShape) -> usize {
         let options = &self.options;
         let shapes = KvCache::shapes(&self.config, options.layers, cache, options.dtype);
-        shapes.iter().map(graph::Shape::bytes).sum()
+        shapes.iter().map(Shape::bytes).sum()
     }
 
     /// An argument of a program made of host values: four-byte elements of the input's own type.
     fn argument(&self, compiled: &Compiled, index: usize, words: &[u32]) -> Result<Array, EngineError> {
-        let input = &compiled.program.program.inputs[index];
-        debug_assert_eq!(input.shape.dtype.bytes(), 4);
+        self.activation(&compiled.program.program.inputs[index].shape, words)
+    }
+
+    /// An activation of four-byte elements, laid out as programs expect it.
+    fn activation(&self, shape: &Shape, words: &[u32]) -> Result<Array, EngineError> {
+        debug_assert_eq!(shape.dtype.bytes(), 4);
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        Ok(Array::from_host(&self.mesh, &input.shape, &input.sharding, &bytes)?)
+        let rules = ShardingRules::transformer();
+        let sharding = rules.resolve(Role::Activation, shape, self.mesh.mesh());
+        Ok(Array::from_host(&self.mesh, shape, &sharding, &bytes)?)
     }
 }
 

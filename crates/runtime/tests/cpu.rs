@@ -16,12 +16,10 @@ use std::time::Duration;
 
 use graph::Mesh;
 use runtime::environment::{required_environment, restart_with};
-use runtime::install::Installer;
-use runtime::registry;
 use runtime::worker::{self, Outcome};
 use runtime::{
-    Argument, Array, CacheFolder, CacheUse, CompileChoices, Discovery, Error, Fit, PluginKind,
-    PluginLocation, Runtime, RuntimeOptions, Target,
+    Argument, Array, CacheUse, CompileChoices, Discovery, Error, Fit, PluginKind, Runtime,
+    RuntimeOptions, Target,
 };
 use support::{Folder, add, bytes, floats, matmul};
 
@@ -40,7 +38,7 @@ fn main() {
         }
         Ok(())
     });
-    let Some(location) = cpu_plugin() else { return };
+    let Some(location) = support::shared::cpu_plugin("cpu (all tests of this file)") else { return };
     if let Some(mut again) = restart_with(&required_environment(&location, DEVICES)) {
         let status = again.status().unwrap();
         std::process::exit(status.code().unwrap_or(1));
@@ -73,20 +71,6 @@ fn main() {
         ("runs_over_a_mesh", Box::new(|| runs_over_a_mesh(&eight))),
         ("fills_each_shard_once", Box::new(|| fills_each_shard_once(&eight))),
     ]);
-}
-
-/// The plugin, fetched if it is not there yet.
-fn cpu_plugin() -> Option<PluginLocation> {
-    let cache = CacheFolder::from_environment().unwrap();
-    let discovery = Discovery::new(cache.clone());
-    if discovery.find(PluginKind::Cpu).is_err()
-        && let Some(package) = registry::find("cpu")
-        && let Err(error) = Installer::new(cache).install(package, &mut |_| {})
-    {
-        eprintln!("SKIPPED cpu (all tests of this file): {error}");
-        return None;
-    }
-    Some(discovery.find(PluginKind::Cpu).unwrap())
 }
 
 fn choices() -> CompileChoices {

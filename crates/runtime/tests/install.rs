@@ -1,7 +1,9 @@
 //! Installing from an index: a folder of wheels made here, through the real pip.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test's findings are printed")]
+
+#[path = "../../../tests/support/mod.rs"]
+mod shared;
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -52,7 +54,7 @@ fn has_pip(test: &str) -> bool {
     let answer = Command::new(python).args(["-m", "pip", "--version"]).output();
     let found = answer.is_ok_and(|answer| answer.status.success());
     if !found {
-        eprintln!("SKIPPED {test}: there is no pip");
+        shared::skip(test, "there is no pip");
     }
     found
 }

@@ -2,7 +2,7 @@
 //! are batch axes; the result has the batch axes, then the left's own, then the right's own.
 
 use super::binary::disagreement;
-use crate::emit::{Call, Emitter, list};
+use crate::emit::{Call, Emitter, Ssa, list};
 use crate::error::ShapeError;
 use crate::evaluate::Evaluator;
 use crate::graph::{RegionId, Tensor};
@@ -52,6 +52,53 @@ impl DotGeneral {
     }
 }
 
+impl DotGeneral {
+    /// Runs of axes that can be treated as one: neighbours, in the same order, of the same kind
+    /// (batch, contracted, own) wherever they occur. A compiler that only multiplies matrices
+    /// would otherwise copy the operand into shape: XLA's CPU compiler copies whole weights.
+    fn flattened(&self, left: &Shape, right: &Shape) -> Vec<Vec<Axis>> {
+        let kind = |axis: Axis| {
+            (left.has(axis), right.has(axis), self.contract.contains(&axis))
+        };
+        let follows = |shape: &Shape, first: Axis, second: Axis| {
+            shape.position(first).is_none_or(|place| shape.position(second) == Some(place + 1))
+        };
+        let mut runs: Vec<Vec<Axis>> = Vec::new();
+        for axis in left.names().into_iter().chain(right.names()) {
+            if runs.iter().flatten().any(|known| *known == axis) {
+                continue;
+            }
+            let joins = |run: &Vec<Axis>| {
+                let last = run[run.len() - 1];
+                kind(last) == kind(axis) && follows(left, last, axis) && follows(right, last, axis)
+            };
+            match runs.last_mut() {
+                Some(run) if joins(run) => run.push(axis),
+                _ => runs.push(vec![axis]),
+            }
+        }
+        runs
+    }
+}
+
+/// The operand with each run of axes as one axis, called by the run's first name.
+fn flatten(emitter: &mut Emitter<'_>, call: &Call, operand: &Ssa, runs: &[Vec<Axis>]) -> Ssa {
+    let mut shape = operand.shape.clone();
+    for run in runs.iter().filter(|run| run.len() > 1) {
+        let size = run.iter().filter_map(|axis| shape.size(axis)).product();
+        if let Some(place) = shape.position(run[0]) {
+            shape.axes.splice(place..place + run.len(), [(run[0], size)]);
+        }
+    }
+    if shape.rank() == operand.shape.rank() {
+        return operand.clone();
+    }
+    let result = emitter.temporary(shape);
+    let operands = std::slice::from_ref(operand);
+    emitter.full(call, std::slice::from_ref(&result), "stablehlo.reshape", operands, &[], "");
+    result
+}
+
 impl Operation for DotGeneral {
     fn name(&self) -> &'static str {
         "dot_general"
@@ -84,7 +131,12 @@ impl Operation for DotGeneral {
 
     fn emit(&self, emitter: &mut Emitter<'_>, call: &Call) {
         let (left, right) = (&call.operands[0].shape, &call.operands[1].shape);
-        let Dimensions { batch, contract } = self.dimensions(left, right);
+        let axes = self.flattened(left, right);
+        let lhs = flatten(emitter, call, &call.operands[0], &axes);
+        let rhs = flatten(emitter, call, &call.operands[1], &axes);
+        let remaining = self.contract.iter().copied().filter(|axis| lhs.shape.has(axis));
+        let flat = DotGeneral { contract: remaining.collect(), result: self.result };
+        let Dimensions { batch, contract } = flat.dimensions(&lhs.shape, &rhs.shape);
         let (left_batch, right_batch): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
         let (left_contract, right_contract): (Vec<_>, Vec<_>) = contract.into_iter().unzip();
         let precision = match left.dtype {
@@ -101,7 +153,18 @@ impl Operation for DotGeneral {
             list(&left_contract),
             list(&right_contract)
         );
-        emitter.statement(call, "stablehlo.dot_general", &attributes);
+        let wanted = &call.results[0];
+        let flat = flat.infer(&[lhs.shape.clone(), rhs.shape.clone()]).unwrap_or_default();
+        let flat = flat.into_iter().next().unwrap_or_else(|| wanted.shape.clone());
+        let operands = [lhs, rhs];
+        if flat.rank() == wanted.shape.rank() {
+            let name = "stablehlo.dot_general";
+            return emitter.full(call, &call.results, name, &operands, &[], &attributes);
+        }
+        let product = emitter.temporary(flat);
+        let results = std::slice::from_ref(&product);
+        emitter.full(call, results, "stablehlo.dot_general", &operands, &[], &attributes);
+        emitter.full(call, &call.results, "stablehlo.reshape", results, &[], "");
     }
 
     fn evaluate(&self, _: &Evaluator<'_>, operands: &[Literal]) -> Vec<Literal> {

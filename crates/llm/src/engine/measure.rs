@@ -25,7 +25,7 @@ impl Engine {
         let cache = CacheShape { batch, capacity };
         let (mut drawn, mut state) = self.run_prefill(cache, prompt)?;
         let compiled = self.program(ProgramKey::Decode { cache })?;
-        let settings = Sampling::default().upload(self, &compiled, batch)?;
+        let settings = Sampling::default().upload(self, batch)?;
         let mut seconds = Vec::with_capacity(steps);
         for step in 0..warm_up + steps {
             let started = Instant::now();
@@ -74,7 +74,7 @@ impl Engine {
         let ids = self.argument(&compiled, 0, &prompt.repeat(batch))?;
         let start = self.argument(&compiled, 1, &vec![0; batch])?;
         let count = self.argument(&compiled, 2, &vec![tokens as u32; batch])?;
-        let settings = Sampling::default().upload(self, &compiled, batch)?;
+        let settings = Sampling::default().upload(self, batch)?;
         let seen = self.seen(&compiled, &[])?;
         let mut data: Vec<Argument<'_>> = vec![(&ids).into(), (&start).into(), (&count).into()];
         data.extend(settings.iter().map(Argument::from));

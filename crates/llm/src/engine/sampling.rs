@@ -1,8 +1,9 @@
 //! How the next token is chosen.
 
+use graph::{DType, Shape};
 use runtime::Array;
 
-use super::{Compiled, Engine, EngineError};
+use super::{Engine, EngineError};
 use crate::programs::SAMPLING_INPUTS;
 
 /// A request's sampling settings, with vLLM's names and meanings.
@@ -58,13 +59,9 @@ impl Sampling {
         Ok(())
     }
 
-    /// The settings as device arrays, in the order of [`SAMPLING_INPUTS`].
-    pub(super) fn upload(
-        &self,
-        engine: &Engine,
-        compiled: &Compiled,
-        batch: usize,
-    ) -> Result<Vec<Array>, EngineError> {
+    /// The settings as device arrays, the same for each of `batch` sequences, in the order of
+    /// [`SAMPLING_INPUTS`].
+    pub(super) fn upload(&self, engine: &Engine, batch: usize) -> Result<Vec<Array>, EngineError> {
         let words = [
             self.temperature.to_bits(),
             self.top_k.min(i32::MAX as u32),
@@ -74,8 +71,10 @@ impl Sampling {
             self.seed as u32,
             (self.seed >> 32) as u32,
         ];
-        let first = compiled.program.data - SAMPLING_INPUTS.len() - 1;
-        let indices = first..first + words.len();
-        indices.zip(words).map(|(i, word)| engine.argument(compiled, i, &vec![word; batch])).collect()
+        let array = |((_, dtype), word): (&(&str, DType), u32)| {
+            let shape = Shape::new(*dtype, &[("batch", batch)]);
+            engine.activation(&shape, &vec![word; batch])
+        };
+        SAMPLING_INPUTS.iter().zip(words).map(array).collect()
     }
 }

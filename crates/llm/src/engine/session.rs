@@ -68,14 +68,15 @@ impl Session<'_> {
         if max_tokens == 0 {
             return Ok(Finish::Length);
         }
-        let mut drawn = self.prefill(prompt, sampling)?;
+        let settings = sampling.upload(self.engine, 1)?;
+        let mut drawn = self.prefill(prompt, &settings)?;
         let room = self.engine.context - prompt.len();
         let mut last: Option<u32> = None;
         for count in 1.. {
             // The token's own place in the cache; reading it can wait until the next step runs.
             let step = prompt.len() + count - 1;
             let next = match count < max_tokens && count <= room {
-                true => Some(self.step(&drawn, step, sampling)?),
+                true => Some(self.step(&drawn, step, &settings)?),
                 false => None,
             };
             let token = words(&drawn.token)?.first().copied().unwrap_or(0);
@@ -109,7 +110,7 @@ impl Session<'_> {
     }
 
     /// Brings the whole prompt into the cache and draws the token after it.
-    fn prefill(&mut self, prompt: &[u32], sampling: &Sampling) -> Result<Drawn, EngineError> {
+    fn prefill(&mut self, prompt: &[u32], settings: &[Array]) -> Result<Drawn, EngineError> {
         let engine = self.engine;
         let same = self.cached.iter().zip(prompt).take_while(|(old, new)| old == new).count();
         // The last token always runs: its state gives the next one.
@@ -129,7 +130,6 @@ impl Session<'_> {
             let tokens = engine.argument(&compiled, 0, &padded)?;
             let first = engine.argument(&compiled, 1, &[from as u32])?;
             let real = engine.argument(&compiled, 2, &[count as u32])?;
-            let settings = sampling.upload(engine, &compiled, 1)?;
             let marks = match seen.take() {
                 Some(seen) => seen,
                 None => engine.seen(&compiled, &prompt[..from])?,
@@ -150,13 +150,12 @@ impl Session<'_> {
     }
 
     /// Enqueues the decode of a drawn token that will stand at `position`.
-    fn step(&mut self, drawn: &Drawn, position: usize, sampling: &Sampling) -> Result<Drawn, EngineError> {
+    fn step(&mut self, drawn: &Drawn, position: usize, settings: &[Array]) -> Result<Drawn, EngineError> {
         let engine = self.engine;
         let mut start = position;
         let cache = self.take_cache(position + 1, &mut start)?;
         let shape = CacheShape { batch: 1, capacity: cache.capacity };
         let compiled = engine.program(ProgramKey::Decode { cache: shape })?;
-        let settings = sampling.upload(engine, &compiled, 1)?;
         let mut data: Vec<Argument<'_>> = vec![(&drawn.token).into(), (&drawn.position).into()];
         data.extend(settings.iter().map(Argument::from));
         let seen = match self.seen.take() {

@@ -31,9 +31,9 @@ pub(super) struct LayerCache<'g> {
 impl<'g> KvCache<'g> {
     /// The shapes of all cache tensors, for allocation.
     pub fn shapes(config: &ModelConfig, layers: Layers, shape: CacheShape, dtype: DType) -> Vec<Shape> {
-        let heads: [(Axis, usize); 2] =
-            [("kv_heads", config.num_key_value_heads), ("head_dim", config.head_dim)];
-        let mut axes = vec![("batch", shape.batch)];
+        // Heads outside the sequence: each head's keys lie together, as products want them.
+        let mut axes: Vec<(Axis, usize)> =
+            vec![("batch", shape.batch), ("kv_heads", config.num_key_value_heads)];
         let pairs = match layers {
             Layers::Unrolled => config.num_hidden_layers,
             Layers::Scanned => {
@@ -41,8 +41,7 @@ impl<'g> KvCache<'g> {
                 1
             }
         };
-        axes.push(("kv_seq", shape.capacity));
-        axes.extend(heads);
+        axes.extend([("kv_seq", shape.capacity), ("head_dim", config.head_dim)]);
         vec![Shape { dtype, axes }; 2 * pairs]
     }
 
@@ -65,7 +64,7 @@ impl<'g> KvCache<'g> {
 
 impl<'g> LayerCache<'g> {
     /// Writes the keys and values of this step and returns all of the layer's,
-    /// `[batch, kv_seq, kv_heads, head_dim]`.
+    /// `[batch, kv_heads, kv_seq, head_dim]`.
     pub(super) fn update(
         &mut self,
         key: Tensor<'g>,
@@ -74,7 +73,13 @@ impl<'g> LayerCache<'g> {
     ) -> (Tensor<'g>, Tensor<'g>) {
         self.key = self.write(self.key, key, positions);
         self.value = self.write(self.value, value, positions);
-        (self.read(self.key), self.read(self.value))
+        // Behind a barrier: otherwise a compiler may compute the update a second time for the reader,
+        // and keep a copy of the whole cache for it (XLA on the CPU did).
+        let (key, value) = (self.read(self.key), self.read(self.value));
+        match key.graph().optimization_barrier(&[key, value])[..] {
+            [key, value] => (key, value),
+            _ => (key, value),
+        }
     }
 
     fn read(&self, cache: Tensor<'g>) -> Tensor<'g> {

@@ -1,0 +1,137 @@
+//! Every correct sample of every operation, compiled and run by a real plugin, against the reference
+//! evaluator. `FUNGIBLE_EXTRA_PLUGINS` names further CPU plugins, separated by colons.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::path::PathBuf;
+
+use graph::{
+    AttentionKernel, DType, EmitOptions, Evaluator, Function, Graph, Kernels, Literal, Role,
+    Sample, ops, output,
+};
+use runtime::{Array, CompileChoices, Discovery, PluginKind, Runtime, RuntimeOptions};
+use support::{Folder, shared};
+
+/// Fewer keys than the samples of attention have, so that several blocks are needed.
+const SMALL_BLOCK: usize = 2;
+
+#[test]
+fn every_sample_gives_what_the_reference_says() {
+    let test = "every_sample_gives_what_the_reference_says";
+    let Some(location) = shared::cpu_plugin(test) else { return };
+    let extra = std::env::var_os("FUNGIBLE_EXTRA_PLUGINS").unwrap_or_default();
+    let extra = std::env::split_paths(&extra).filter(|path| !path.as_os_str().is_empty());
+    let failures: Vec<String> = std::iter::once(location.path).chain(extra).flat_map(run).collect();
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Runs every sample on one plugin; what went wrong, a line each.
+fn run(plugin: PathBuf) -> Vec<String> {
+    let folder = Folder::new("operations");
+    let discovery = Discovery::new(folder.cache()).with_plugin(PluginKind::Cpu, &plugin);
+    let runtime = Runtime::open(&discovery, &RuntimeOptions::new(PluginKind::Cpu)).unwrap();
+    let correct = || ops::samples().into_iter().filter(|sample| sample.error.is_none());
+    let is_attention = |sample: &Sample| sample.name.starts_with("attention");
+    let (mut ran, mut failures) = (0, Vec::new());
+    for sample in correct() {
+        let function = trace(&sample);
+        let small_blocks = is_attention(&sample).then_some(AttentionKernel::Portable {
+            block: SMALL_BLOCK,
+        });
+        for attention in std::iter::once(Kernels::default().attention).chain(small_blocks) {
+            ran += 1;
+            if let Err(failure) = compare(&runtime, &sample, &function, attention) {
+                failures.push(format!("{}, {attention:?}, {}: {failure}", sample.name, plugin.display()));
+            }
+        }
+    }
+    // Nothing dropped out on the way.
+    let attentions = correct().filter(is_attention).count();
+    assert!(attentions >= 4);
+    assert_eq!(ran, correct().count() + attentions);
+    failures
+}
+
+fn trace(sample: &Sample) -> Function {
+    let graph = Graph::new();
+    let operands = sample.operands.iter().enumerate();
+    let operands: Vec<_> = operands
+        .map(|(index, (shape, _))| {
+            graph.input(&format!("x{index}"), Role::Activation, shape.clone())
+        })
+        .collect();
+    let results = (sample.build)(&operands).into_iter().enumerate();
+    let results = results.map(|(index, tensor)| output(&format!("y{index}"), tensor)).collect();
+    graph.finish(results).unwrap_or_else(|error| panic!("{}: {error}", sample.name))
+}
+
+fn compare(
+    runtime: &Runtime,
+    sample: &Sample,
+    function: &Function,
+    attention: AttentionKernel,
+) -> Result<(), String> {
+    let kernels = Kernels { attention };
+    let options = EmitOptions { kernels: kernels.clone(), ..EmitOptions::default() };
+    let program = function.program(sample.name, &options);
+    let operands: Vec<Literal> = (1..)
+        .zip(&sample.operands)
+        .map(|(seed, (shape, fill))| Literal::filled(shape.clone(), *fill, seed))
+        .collect();
+    let explain = |error: runtime::Error| error.to_string();
+    let executable = runtime.compile(&program, &CompileChoices::default()).map_err(explain)?;
+    let arrays: Vec<Array> = program
+        .inputs
+        .iter()
+        .zip(&operands)
+        .map(|(input, literal)| {
+            let bytes = literal.to_bytes();
+            Array::from_host(executable.mesh(), &input.shape, &input.sharding, &bytes)
+        })
+        .collect::<Result<_, _>>()
+        .map_err(explain)?;
+    let run = executable.run(arrays.iter().map(Into::into).collect()).map_err(explain)?;
+    let expected = Evaluator::new(function, &kernels).main(&operands);
+    let outputs = run.wait().map_err(explain)?;
+    assert_eq!(outputs.len(), expected.len());
+    for (index, (array, expected)) in outputs.iter().zip(&expected).enumerate() {
+        let bytes = array.to_host().map_err(explain)?;
+        let found = Literal::from_bytes(expected.shape.clone(), &bytes).unwrap();
+        let error = worst_error(&found, expected);
+        // Not `>`, which a NaN would pass.
+        if !(error <= tolerance(expected.shape.dtype)) {
+            let some = |literal: &Literal| {
+                literal.values.iter().take(12).map(f64::to_string).collect::<Vec<_>>().join(" ")
+            };
+            return Err(format!(
+                "result {index} is off by {error:.3e}: {} instead of {}",
+                some(&found),
+                some(expected)
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The largest difference, relative to the expected value where that is above 1.
+fn worst_error(found: &Literal, expected: &Literal) -> f64 {
+    let errors = found.values.iter().zip(&expected.values).map(|(found, expected)| {
+        // Equal infinities differ by NaN.
+        if found == expected { 0.0 } else { (found - expected).abs() / (1.0 + expected.abs()) }
+    });
+    // `f64::max` would drop a NaN.
+    errors.fold(0.0, |worst, error| if error.is_nan() || error > worst { error } else { worst })
+}
+
+/// Rounding of the type and of sums in another order; integers are exact.
+fn tolerance(dtype: DType) -> f64 {
+    match dtype {
+        DType::Bf16 => 1e-2,
+        DType::F16 => 2e-3,
+        DType::F32 => 1e-5,
+        DType::F64 => 1e-9,
+        _ => 0.0,
+    }
+}
