@@ -81,26 +81,27 @@ pub struct DeviceArguments {
 #[derive(Args, Clone, Debug)]
 pub struct SamplingArguments {
     /// 0 takes the likeliest token every time
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     pub temperature: f32,
     /// Only this many of the likeliest tokens; 0 for all
     #[arg(long, default_value_t = 0)]
     pub top_k: u32,
     /// Only the likeliest tokens whose probabilities add up to this
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     pub top_p: f32,
     /// Only tokens at least this many times as likely as the likeliest
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     pub min_p: f32,
     /// Above 1, tokens that were already there become less likely
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     pub repetition_penalty: f32,
     /// The same seed gives the same text
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
 }
 
-const MODEL_HELP: &str = "A known name (smollm2-135m), a folder with config.json and safetensors, or a .gguf file";
+const MODEL_HELP: &str =
+    "A known name (smollm2-135m), a folder with config.json and safetensors, or a .gguf file";
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -191,7 +192,9 @@ Examples:
   fungible compile ./config.json --target v6e-8 --mesh data=2,tensor=4 --json
 Counts are chips. Nothing runs: these are the vendors' own compilers, without the hardware.")]
 pub struct CompileArguments {
-    #[arg(help = "A known name or shape (smollm2-135m, llama3-8b, …), a model folder, a config.json, or a .gguf file")]
+    #[arg(
+        help = "A known name or shape (smollm2-135m, llama3-8b, …), a model folder, a config.json, or a .gguf file"
+    )]
     pub model: String,
     /// Targets, such as v5e-1,v6e-4,h100-8
     #[arg(long, required = true, value_delimiter = ',')]

@@ -54,7 +54,9 @@ impl Progress {
         self.show(task, false, |bar| {
             if bar.length() != Some(total) {
                 bar.set_length(total);
-                bar.set_style(style("{msg:24} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}"));
+                bar.set_style(style(
+                    "{msg:24} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+                ));
             }
             bar.set_position(done);
         });

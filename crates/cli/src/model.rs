@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use llm::{ModelConfig, ModelFiles, shapes};
+use runtime::CacheFolder;
 use runtime::install::{Installer, Progress as Step};
 use runtime::registry::{self, Package, PackageKind};
-use runtime::CacheFolder;
 
 use crate::console::Progress;
 use crate::failure::Failure;
@@ -17,7 +17,11 @@ pub fn open(model: &str, cache: &CacheFolder, progress: &Progress) -> Result<Mod
 }
 
 /// Only what the model is; weights need not be here.
-pub fn config(model: &str, cache: &CacheFolder, progress: &Progress) -> Result<ModelConfig, Failure> {
+pub fn config(
+    model: &str,
+    cache: &CacheFolder,
+    progress: &Progress,
+) -> Result<ModelConfig, Failure> {
     if let Some(config) = shapes::find(model) {
         return Ok(config?);
     }

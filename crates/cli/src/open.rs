@@ -7,7 +7,9 @@ use graph::{DType, Mesh};
 use llm::ModelFiles;
 use llm::engine::{Engine, Progress as Step, Sampling};
 use llm::programs::ProgramOptions;
-use runtime::{CacheFolder, CacheUse, Discovery, PluginKind, Runtime, RuntimeOptions};
+use runtime::environment::Variable;
+use runtime::targets::TargetError;
+use runtime::{CacheFolder, CacheUse, Discovery, PluginKind, Runtime, RuntimeOptions, Target};
 
 use crate::arguments::{Device, DeviceArguments, Dtype, SamplingArguments};
 use crate::console::Progress;
@@ -54,7 +56,7 @@ pub fn open(model: &str, arguments: &DeviceArguments) -> Result<Opened, Failure>
         discovery = discovery.with_plugin(kind, plugin);
     }
     let mesh = match &arguments.mesh {
-        Some(text) => runtime::parse_mesh(text)?,
+        Some(text) => self::mesh(text)?,
         None => Mesh::single(),
     };
     if kind == PluginKind::Cpu && discovery.find(kind).is_err() && arguments.plugin.is_none() {
@@ -73,6 +75,16 @@ pub fn open(model: &str, arguments: &DeviceArguments) -> Result<Opened, Failure>
     let on_progress = show(progress.clone());
     let engine = Engine::new(&files, runtime, options, arguments.context, on_progress)?;
     Ok(Opened { files, engine, progress })
+}
+
+/// A mesh as given on the command line.
+pub fn mesh(text: &str) -> Result<Mesh, Failure> {
+    runtime::parse_mesh(text).map_err(|error| Failure::usage(error.to_string()))
+}
+
+/// A target as given on the command line.
+pub fn target(name: &str) -> Result<Target, Failure> {
+    name.parse().map_err(|error: TargetError| Failure::usage(error.to_string()))
 }
 
 /// The registry's CPU plugin, fetched on first use.
@@ -106,8 +118,12 @@ fn restart_if_needed(
     devices: usize,
 ) -> Result<(), Failure> {
     let location = discovery.find(kind)?;
-    let wanted = runtime::environment::required_environment(&location, devices);
-    let Some(mut command) = runtime::environment::restart_with(&wanted) else { return Ok(()) };
+    restart_with(&runtime::environment::required_environment(&location, devices))
+}
+
+/// Starts the process again with more in its environment, at most once.
+pub fn restart_with(variables: &[Variable]) -> Result<(), Failure> {
+    let Some(mut command) = runtime::environment::restart_with(variables) else { return Ok(()) };
     #[cfg(unix)]
     {
         use std::os::unix::process::CommandExt;

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
+use crate::error::source_path;
 use crate::evaluate::Evaluator;
 use crate::graph::{Function, Graph, MAIN, Node, RegionId, Tensor, ValueId, output};
 use crate::kernels::Kernels;
@@ -437,7 +438,9 @@ pub fn dense(literal: &Literal) -> String {
                 _ => format!("{:e}", value as f32),
             };
             return match text.split_once('e') {
-                Some((digits, exponent)) if !digits.contains('.') => format!("{digits}.0e{exponent}"),
+                Some((digits, exponent)) if !digits.contains('.') => {
+                    format!("{digits}.0e{exponent}")
+                }
                 _ => text,
             };
         }
@@ -485,10 +488,4 @@ fn identifier(name: &str) -> String {
 
 fn escape(text: &str) -> String {
     text.chars().filter(|c| !c.is_control() && *c != '"' && *c != '\\').collect()
-}
-
-/// The part of a source path from the crate on, so that texts do not depend on where the project
-/// was checked out.
-fn source_path(file: &str) -> &str {
-    file.find("crates/").map_or(file, |start| &file[start..])
 }

@@ -25,6 +25,7 @@ pub struct TraceError {
     pub operands: Vec<Shape>,
     /// Dotted path of the part of the model being traced, such as `layers.0.mlp`.
     pub scope: String,
+    /// The source file, from `crates/` on.
     pub file: &'static str,
     pub line: u32,
 }
@@ -42,10 +43,16 @@ impl TraceError {
             message: error.message,
             operands,
             scope: scope.to_string(),
-            file: location.file(),
+            file: source_path(location.file()),
             line: location.line(),
         }
     }
+}
+
+/// The part of a source path from the crate on, so that texts do not depend on where the project
+/// was checked out.
+pub(crate) fn source_path(file: &str) -> &str {
+    file.find("crates/").map_or(file, |start| &file[start..])
 }
 
 fn operands_line(operands: &[Shape]) -> String {

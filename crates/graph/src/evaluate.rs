@@ -34,7 +34,8 @@ impl<'a> Evaluator<'a> {
         let mut values: HashMap<ValueId, Literal> =
             parameters.zip(arguments.iter().cloned()).collect();
         for node in &region.nodes {
-            let operands: Vec<Literal> = node.operands.iter().map(|id| values[id].clone()).collect();
+            let operands: Vec<Literal> =
+                node.operands.iter().map(|id| values[id].clone()).collect();
             let results = node.operation.evaluate(self, &operands);
             values.extend(node.results.iter().copied().zip(results));
         }

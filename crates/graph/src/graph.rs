@@ -233,7 +233,11 @@ impl Graph {
 
     /// Adds a node with one result.
     #[track_caller]
-    pub fn apply<'g>(&'g self, operation: impl Operation + 'static, operands: &[Tensor<'g>]) -> Tensor<'g> {
+    pub fn apply<'g>(
+        &'g self,
+        operation: impl Operation + 'static,
+        operands: &[Tensor<'g>],
+    ) -> Tensor<'g> {
         let results = self.apply_many(Rc::new(operation), operands, 1, Location::caller());
         results.first().copied().unwrap_or(Tensor::poison(self))
     }

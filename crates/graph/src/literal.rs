@@ -93,7 +93,12 @@ impl Literal {
         }
         macro_rules! decode {
             ($type:ty, $size:literal, $to:expr) => {
-                bytes.as_chunks::<$size>().0.iter().map(|c| $to(<$type>::from_le_bytes(*c))).collect()
+                bytes
+                    .as_chunks::<$size>()
+                    .0
+                    .iter()
+                    .map(|c| $to(<$type>::from_le_bytes(*c)))
+                    .collect()
             };
         }
         let values: Vec<f64> = match shape.dtype {

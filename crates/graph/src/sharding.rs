@@ -102,20 +102,23 @@ impl Sharding {
     }
 }
 
+/// A logical axis and the mesh axes that it goes over, major first.
+pub type AxisRule = (Axis, Vec<String>);
+
 /// For each role, in order of preference, which logical axis goes over which mesh axes.
 ///
 /// A rule applies to a tensor when the mesh has the axis, no earlier rule gave that mesh axis to
 /// the same tensor, and the axis's size is divisible by the pieces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardingRules {
-    pub rules: Vec<(Role, Vec<(Axis, Vec<String>)>)>,
+    pub rules: Vec<(Role, Vec<AxisRule>)>,
 }
 
 impl ShardingRules {
     /// The usual layout of a transformer: `data` splits the batch, `tensor` splits heads, the
     /// hidden layer and the vocabulary, `fsdp` splits weights along `embed` and the batch.
     pub fn transformer() -> ShardingRules {
-        let table = |rows: &[(Axis, &[&str])]| -> Vec<(Axis, Vec<String>)> {
+        let table = |rows: &[(Axis, &[&str])]| -> Vec<AxisRule> {
             let owned = |axes: &[&str]| axes.iter().map(ToString::to_string).collect();
             rows.iter().map(|&(axis, mesh_axes)| (axis, owned(mesh_axes))).collect()
         };

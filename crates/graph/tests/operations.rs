@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use graph::{EmitOptions, Evaluator, Function, Graph, Kernels, Literal, Role, Sample, TraceError, output};
+use graph::{
+    EmitOptions, Evaluator, Function, Graph, Kernels, Literal, Role, Sample, TraceError, output,
+};
 
 fn trace(sample: &Sample) -> Result<Function, TraceError> {
     let graph = Graph::new();
@@ -120,6 +122,9 @@ fn an_error_stops_at_the_first_and_names_the_path() {
     let later = (y + x).sum(&["nothing"]);
     let error = graph.finish(vec![output("y", later)]).unwrap_err();
     let text = error.to_string();
-    assert!(text.starts_with("dot_general: axis `embed` is 4 on the left, 5 on the right"), "{text}");
+    assert!(
+        text.starts_with("dot_general: axis `embed` is 4 on the left, 5 on the right"),
+        "{text}"
+    );
     assert!(text.contains("in layers.0.mlp, at crates/graph/tests/operations.rs:"), "{text}");
 }

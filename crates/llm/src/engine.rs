@@ -162,7 +162,7 @@ impl Engine {
     fn chunk_for(&self, tokens: usize, capacity: usize) -> usize {
         let fitting = CHUNKS.iter().copied().filter(|&chunk| chunk <= capacity);
         let enough = fitting.clone().find(|&chunk| chunk >= tokens);
-        enough.or(fitting.last()).unwrap_or(capacity)
+        enough.or_else(|| fitting.max()).unwrap_or(capacity)
     }
 
     fn trace(&self, key: ProgramKey) -> Result<ModelProgram, EngineError> {
@@ -220,7 +220,12 @@ impl Engine {
     }
 
     /// An argument of a program made of host values: four-byte elements of the input's own type.
-    fn argument(&self, compiled: &Compiled, index: usize, words: &[u32]) -> Result<Array, EngineError> {
+    fn argument(
+        &self,
+        compiled: &Compiled,
+        index: usize,
+        words: &[u32],
+    ) -> Result<Array, EngineError> {
         self.activation(&compiled.program.program.inputs[index].shape, words)
     }
 

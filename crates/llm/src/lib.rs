@@ -1,9 +1,9 @@
-//! Language models: what their files say, how their layers are traced, how tokens are drawn from
-//! them.
+//! Language models: what their files say, how their layers are traced, how tokens are drawn.
 //!
-//! The modules below read files and know nothing of graphs, devices or plugins: [`config`] (what a
-//! model is), [`gguf`] and [`weights`] (its numbers), [`tokenizer`] and [`chat`] (its text),
-//! [`files`] (all of them, found in a folder or in one `.gguf`).
+//! Three floors. Files, which know nothing of graphs or devices: [`config`], [`gguf`], [`weights`],
+//! [`tokenizer`], [`chat`], [`text`], and [`files`] over them. Programs, which know no device:
+//! [`models`] and [`programs`], with [`shapes`] of well-known models. And the [`engine`], which runs
+//! programs on devices.
 
 pub mod chat;
 pub mod config;

@@ -1,5 +1,5 @@
 //! The programs that a model runs as: prefill, decode and score. Each is traced from the same model
-//! code for fixed shapes. Knows no device; the engine compiles and runs them.
+//! code for fixed shapes. Knows kinds of devices by name only; the engine compiles and runs them.
 
 mod generate;
 mod mesh;
@@ -74,9 +74,8 @@ impl<'a, 'g> Tracing<'a, 'g> {
         cache: CacheShape,
     ) -> Tracing<'a, 'g> {
         let decoder = Decoder::new(graph, config, options.layers, options.dtype);
-        let input = |(name, shape): &(&str, Shape)| {
-            graph.input(name, Role::Activation, shape.clone())
-        };
+        let input =
+            |(name, shape): &(&str, Shape)| graph.input(name, Role::Activation, shape.clone());
         let data = data.iter().map(input).collect();
         let cache = KvCache::inputs(graph, config, decoder.layers, cache, options.dtype);
         Tracing { graph, decoder, options, data, cache }

@@ -99,7 +99,8 @@ fn while_the_cache_grows() {
         let mut options = device::options();
         options.layers = layers;
         let engine = device::engine(model.path(), &runtime, &options);
-        let sizes: Vec<usize> = [5, 256, 257, 513, 1025, 5000].map(|n| engine.capacity_for(n)).into();
+        let sizes: Vec<usize> =
+            [5, 256, 257, 513, 1025, 5000].map(|n| engine.capacity_for(n)).into();
         assert_eq!(sizes, [256, 256, 512, 1024, 2048, 2048]);
         let prompt = golden::tokens(5, 3, VOCAB);
         let generated = continued(&mut engine.session(), &prompt, 1100);
@@ -144,7 +145,8 @@ fn up_to_the_end_of_the_context() {
     };
     assert_eq!(count(&mut session, &prompt).unwrap(), (Finish::ContextFull, 1));
     let message = count(&mut session, &[&prompt[..], &[3]].concat()).unwrap_err().to_string();
-    let expected = format!("the prompt has {} tokens, more than the context of {context}", context + 1);
+    let expected =
+        format!("the prompt has {} tokens, more than the context of {context}", context + 1);
     assert!(message.starts_with(&expected), "{message}");
 }
 

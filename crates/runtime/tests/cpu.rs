@@ -38,7 +38,9 @@ fn main() {
         }
         Ok(())
     });
-    let Some(location) = support::shared::cpu_plugin("cpu (all tests of this file)") else { return };
+    let Some(location) = support::shared::cpu_plugin("cpu (all tests of this file)") else {
+        return;
+    };
     if let Some(mut again) = restart_with(&required_environment(&location, DEVICES)) {
         let status = again.status().unwrap();
         std::process::exit(status.code().unwrap_or(1));

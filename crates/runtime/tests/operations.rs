@@ -37,13 +37,16 @@ fn run(plugin: PathBuf) -> Vec<String> {
     let (mut ran, mut failures) = (0, Vec::new());
     for sample in correct() {
         let function = trace(&sample);
-        let small_blocks = is_attention(&sample).then_some(AttentionKernel::Portable {
-            block: SMALL_BLOCK,
-        });
+        let small_blocks =
+            is_attention(&sample).then_some(AttentionKernel::Portable { block: SMALL_BLOCK });
         for attention in std::iter::once(Kernels::default().attention).chain(small_blocks) {
             ran += 1;
             if let Err(failure) = compare(&runtime, &sample, &function, attention) {
-                failures.push(format!("{}, {attention:?}, {}: {failure}", sample.name, plugin.display()));
+                failures.push(format!(
+                    "{}, {attention:?}, {}: {failure}",
+                    sample.name,
+                    plugin.display()
+                ));
             }
         }
     }

@@ -32,8 +32,10 @@ fn model(arguments: &BenchModelArguments) -> Outcome {
     progress.clear();
     let weights_bytes = engine.weight_bytes();
     if arguments.json {
-        let decode: Vec<_> =
-            decode.iter().map(|(batch, seconds)| json!({"batch": batch, "seconds": seconds})).collect();
+        let decode: Vec<_> = decode
+            .iter()
+            .map(|(batch, seconds)| json!({"batch": batch, "seconds": seconds}))
+            .collect();
         let prefill: Vec<_> = prefill
             .iter()
             .map(|(tokens, seconds)| json!({"tokens": tokens, "seconds": seconds}))

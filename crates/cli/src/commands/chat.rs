@@ -54,7 +54,9 @@ pub fn run(arguments: &ChatArguments) -> Outcome {
                 anstream::eprintln!("{}", styled(DIM, "a new conversation"));
             }
             command if command.starts_with('/') => {
-                console::warning(&format!("there is no command {command}; there are /reset and /exit"));
+                console::warning(&format!(
+                    "there is no command {command}; there are /reset and /exit"
+                ));
             }
             text => {
                 if let Err(failure) = chat.answer(text) {
@@ -132,8 +134,12 @@ impl Chat<'_, '_> {
         // Each turn draws its own numbers, and the whole conversation still follows from the seed.
         sampling.seed = sampling.seed.wrapping_add(self.messages.len() as u64);
         let (max_tokens, stop) = (self.arguments.max_tokens, self.stop.clone());
-        let finish =
-            self.session.generate(&tokens, max_tokens, &sampling, self.end_tokens, |generated| {
+        let finish = self.session.generate(
+            &tokens,
+            max_tokens,
+            &sampling,
+            self.end_tokens,
+            |generated| {
                 first.get_or_insert_with(Instant::now);
                 count += 1;
                 match stream.push(generated.token) {
@@ -145,7 +151,8 @@ impl Chat<'_, '_> {
                     Err(error) => failed = Some(error),
                 }
                 failed.is_none() && !stop.load(Ordering::SeqCst)
-            })?;
+            },
+        )?;
         if let Some(error) = failed {
             return Err(error.into());
         }
@@ -180,7 +187,8 @@ impl Chat<'_, '_> {
             let turns = self.messages.len() - system;
             if tokens.len() + room <= self.context || turns <= 1 {
                 if dropped > 0 {
-                    let message = format!("the context is full: {dropped} old messages were left out");
+                    let message =
+                        format!("the context is full: {dropped} old messages were left out");
                     console::warning(&message);
                 }
                 return Ok(tokens);

@@ -1,5 +1,6 @@
 //! `fungible compile`: prefill and decode of a model for chips that need not be here.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use graph::Mesh;
@@ -7,20 +8,22 @@ use llm::ModelConfig;
 use llm::models::CacheShape;
 use llm::programs::{self, ModelProgram, ProgramOptions, choose_mesh};
 use runtime::layout::LayoutTable;
-use runtime::{CacheFolder, CompileChoices, Compiler, Discovery, Fit, Target, TargetReport};
+use runtime::{
+    CacheFolder, CacheUse, CompileChoices, Compiler, Discovery, Fit, Target, TargetReport,
+};
 use serde_json::{Value, json};
 
 use crate::arguments::CompileArguments;
 use crate::console::{self, GREEN, Progress, RED, gibibytes, styled};
 use crate::failure::{Exit, Failure, Outcome};
-use crate::model;
+use crate::{model, open};
 
 pub fn run(arguments: &CompileArguments) -> Outcome {
     let progress = Progress::new();
     let cache = CacheFolder::from_environment()?;
     // Every target is checked before the first compiler starts.
     let targets: Vec<Target> =
-        arguments.target.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
+        arguments.target.iter().map(|name| open::target(name)).collect::<Result<_, _>>()?;
     let config = model::config(&arguments.model, &cache, &progress)?;
     let discovery = Discovery::new(cache.clone());
     let compiler = Compiler::new(cache)?;
@@ -28,7 +31,7 @@ pub fn run(arguments: &CompileArguments) -> Outcome {
     let (mut misfits, mut failures) = (0, 0);
     for target in &targets {
         let mesh = match &arguments.mesh {
-            Some(text) => runtime::parse_mesh(text)?,
+            Some(text) => open::mesh(text)?,
             None => choose_mesh(&config, target.devices()),
         };
         if mesh.devices() != target.devices() {
@@ -50,10 +53,11 @@ pub fn run(arguments: &CompileArguments) -> Outcome {
                 println!("{}", LayoutTable(&traced.program));
             }
             progress.spin(&format!("compiling {name} for {target}"));
-            let report = discovery.find(target.plugin()).map_err(Failure::from).and_then(|location| {
-                let choices = CompileChoices::default();
-                Ok(compiler.compile_for(&traced.program, target, &location, &choices)?)
-            });
+            let report =
+                discovery.find(target.plugin()).map_err(Failure::from).and_then(|location| {
+                    let choices = CompileChoices::default();
+                    Ok(compiler.compile_for(&traced.program, target, &location, &choices)?)
+                });
             progress.clear();
             match report {
                 Ok(report) => {
@@ -66,7 +70,7 @@ pub fn run(arguments: &CompileArguments) -> Outcome {
                 Err(failure) => {
                     failures += 1;
                     if !arguments.json {
-                        println!("  {name:<8} {} {failure}", styled_failed());
+                        anstream::println!("  {name:<8} {} {failure}", styled(RED, "failed"));
                     }
                     values.push(json!({
                         "target": target.to_string(), "program": name, "error": failure.to_string(),
@@ -89,10 +93,6 @@ pub fn run(arguments: &CompileArguments) -> Outcome {
             Err(Failure::new(Exit::Failure, message))
         }
     }
-}
-
-fn styled_failed() -> String {
-    styled(RED, "failed")
 }
 
 fn heading(target: &Target, mesh: &Mesh) {
@@ -145,7 +145,14 @@ fn line(name: &str, report: &TargetReport) {
         ),
         (Fit::Fits, None) => "the compiler reports no memory figures".to_string(),
     };
-    anstream::println!("  {name:<8} {verdict}  {details}  compiled in {:.1} s", report.compile_seconds);
+    anstream::println!("  {name:<8} {verdict}  {details}  {}", compile_time(report));
+}
+
+fn compile_time(report: &TargetReport) -> String {
+    match report.cache {
+        CacheUse::Hit => format!("kept from a compilation of {:.1} s", report.compile_seconds),
+        _ => format!("compiled in {:.1} s", report.compile_seconds),
+    }
 }
 
 fn first_line(text: &str) -> &str {
@@ -160,6 +167,7 @@ fn value(target: &Target, mesh: &Mesh, name: &str, report: &TargetReport) -> Val
             "alias_bytes": memory.alias_bytes,
             "temporary_bytes": memory.temporary_bytes,
             "generated_code_bytes": memory.generated_code_bytes,
+            "peak_bytes": memory.peak_bytes,
             "needed_bytes": memory.needed_bytes(),
         })
     });
@@ -176,7 +184,9 @@ fn value(target: &Target, mesh: &Mesh, name: &str, report: &TargetReport) -> Val
         "message": message,
         "available_bytes": report.available_bytes,
         "memory": memory,
+        "cost": report.cost.iter().cloned().collect::<BTreeMap<String, f64>>(),
         "compile_seconds": report.compile_seconds,
+        "cached": report.cache == CacheUse::Hit,
     })
 }
 

@@ -3,13 +3,17 @@
 use std::path::Path;
 use std::process::Command;
 
+use runtime::environment::{Variable, compile_only_environment, required_environment};
 use runtime::registry::{self, PackageKind};
-use runtime::{CacheFolder, Compiler, Discovery, PluginKind, Runtime, RuntimeOptions, chips, targets};
+use runtime::{
+    CacheFolder, Compiler, Discovery, PluginKind, Runtime, RuntimeOptions, chips, targets,
+};
 use serde_json::{Value, json};
 
 use crate::arguments::DoctorArguments;
 use crate::console::{self, GREEN, YELLOW, styled};
 use crate::failure::{Failure, Outcome};
+use crate::open;
 
 /// One finding: good, or what to do about it.
 struct Finding {
@@ -23,7 +27,11 @@ impl Finding {
         Finding { what: what.into(), state: state.into(), advice: None }
     }
 
-    fn missing(what: impl Into<String>, state: impl Into<String>, advice: impl Into<String>) -> Finding {
+    fn missing(
+        what: impl Into<String>,
+        state: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Finding {
         Finding { what: what.into(), state: state.into(), advice: Some(advice.into()) }
     }
 }
@@ -31,11 +39,8 @@ impl Finding {
 pub fn run(arguments: &DoctorArguments) -> Outcome {
     let cache = CacheFolder::from_environment()?;
     let discovery = Discovery::new(cache.clone());
-    let mut findings = vec![
-        Finding::good("fungible", env!("CARGO_PKG_VERSION")),
-        machine(),
-        pip(),
-    ];
+    open::restart_with(&environment(&discovery))?;
+    let mut findings = vec![Finding::good("fungible", env!("CARGO_PKG_VERSION")), machine(), pip()];
     let mut targets = Vec::new();
     for kind in PluginKind::ALL {
         findings.extend(plugin(kind, &discovery));
@@ -75,6 +80,29 @@ pub fn run(arguments: &DoctorArguments) -> Outcome {
         println!("    {:<8} {}{more}", chip.name, counts.join(", "));
     }
     Ok(())
+}
+
+/// What all plugins found want in their environment before they are loaded. Without the hardware a
+/// TPU plugin is told so: it would ask the cloud's metadata server, and wait for minutes.
+fn environment(discovery: &Discovery) -> Vec<Variable> {
+    let found = PluginKind::ALL.into_iter().filter_map(|kind| discovery.find(kind).ok());
+    let variables = found.flat_map(|location| {
+        let mut variables = required_environment(&location, 1);
+        if !has_hardware(location.kind) {
+            variables.extend(compile_only_environment(&location));
+        }
+        variables
+    });
+    variables.collect()
+}
+
+fn has_hardware(kind: PluginKind) -> bool {
+    let files: &[&str] = match kind {
+        PluginKind::Cpu => return true,
+        PluginKind::Tpu => &["/dev/accel0", "/dev/vfio/0"],
+        PluginKind::Cuda => &["/dev/nvidia0"],
+    };
+    files.iter().any(|file| Path::new(file).exists())
 }
 
 fn machine() -> Finding {
@@ -135,12 +163,7 @@ fn plugin(kind: PluginKind, discovery: &Discovery) -> Vec<Finding> {
 /// A client is only created where the hardware shows: libtpu and CUDA wait or complain without it.
 fn devices(kind: PluginKind, discovery: &Discovery) -> Finding {
     let name = format!("{kind} devices");
-    let files: &[&str] = match kind {
-        PluginKind::Cpu => &["/"],
-        PluginKind::Tpu => &["/dev/accel0", "/dev/vfio/0"],
-        PluginKind::Cuda => &["/dev/nvidia0"],
-    };
-    if !files.iter().any(|file| Path::new(file).exists()) {
+    if !has_hardware(kind) {
         return Finding::good(name, "none here; programs can be compiled for them all the same");
     }
     match Runtime::open(discovery, &RuntimeOptions::new(kind)) {

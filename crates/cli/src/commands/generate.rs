@@ -23,7 +23,8 @@ pub fn run(arguments: &GenerateArguments) -> Outcome {
         false => tokenizer.encode(&prompt, true)?,
         true => {
             let Some(template) = files.chat_template()? else {
-                let message = format!("`{}` has no chat template; leave --chat out", arguments.model);
+                let message =
+                    format!("`{}` has no chat template; leave --chat out", arguments.model);
                 return Err(Failure::new(Exit::Failure, message));
             };
             let system = arguments.system.iter().map(|text| Message::new("system", text.clone()));

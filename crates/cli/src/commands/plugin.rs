@@ -36,7 +36,8 @@ fn list(json: bool) -> Outcome {
     let cache = CacheFolder::from_environment()?;
     let installer = runtime::install::Installer::new(cache.clone());
     let discovery = Discovery::new(cache);
-    let mut rows = vec![["plugin", "version", "license", "state", "what it is"].map(str::to_string).to_vec()];
+    let mut rows =
+        vec![["plugin", "version", "license", "state", "what it is"].map(str::to_string).to_vec()];
     let mut values = Vec::new();
     for package in registry::plugins() {
         let installed = installer.installed(package);
@@ -51,10 +52,12 @@ fn list(json: bool) -> Outcome {
             "path": installed.map(|installed| installed.main_file),
             "download_bytes": package.download_bytes(),
         }));
-        let cells = [&package.name, &package.version, &package.license, &state, &package.description];
+        let cells =
+            [&package.name, &package.version, &package.license, &state, &package.description];
         rows.push(cells.map(Clone::clone).to_vec());
     }
-    let found: Vec<_> = PluginKind::ALL.iter().filter_map(|&kind| discovery.find(kind).ok()).collect();
+    let found: Vec<_> =
+        PluginKind::ALL.iter().filter_map(|&kind| discovery.find(kind).ok()).collect();
     if json {
         let found: Vec<_> = found
             .iter()
@@ -65,7 +68,12 @@ fn list(json: bool) -> Outcome {
     }
     console::table(&rows);
     for location in found {
-        println!("{} is taken from {} ({})", location.kind, location.path.display(), location.source);
+        println!(
+            "{} is taken from {} ({})",
+            location.kind,
+            location.path.display(),
+            location.source
+        );
     }
     Ok(())
 }

@@ -52,7 +52,9 @@ pub fn run(arguments: &ScoreArguments) -> Outcome {
         let top: Vec<String> = score
             .top
             .iter()
-            .map(|other| format!("{} {:.2}", quoted(spell(other.token), other.token), other.log_prob))
+            .map(|other| {
+                format!("{} {:.2}", quoted(spell(other.token), other.token), other.log_prob)
+            })
             .collect();
         rows.push(vec![
             place.to_string(),

@@ -4,6 +4,7 @@
 use std::panic::Location;
 use std::rc::Rc;
 
+use crate::DType;
 use crate::emit::{Call, Emitter};
 use crate::error::ShapeError;
 use crate::evaluate::Evaluator;
@@ -12,7 +13,6 @@ use crate::literal::Literal;
 use crate::operation::{Derivative, Fill, Operation, Sample};
 use crate::shape::Shape;
 use crate::sharding::Role;
-use crate::DType;
 
 #[derive(Debug)]
 struct OptimizationBarrier;

@@ -1,5 +1,6 @@
 //! Changing the element type: by value (`convert`) or bit by bit (`bitcast_convert`).
 
+use crate::DType;
 use crate::emit::{Call, Emitter};
 use crate::error::ShapeError;
 use crate::evaluate::Evaluator;
@@ -7,7 +8,6 @@ use crate::graph::{RegionId, Tensor};
 use crate::literal::Literal;
 use crate::operation::{Derivative, Fill, Operation, Sample};
 use crate::shape::Shape;
-use crate::DType;
 
 #[derive(Debug)]
 struct Convert(DType);

@@ -1,5 +1,6 @@
 //! Operations that make tensors from nothing: constants and counters.
 
+use crate::DType;
 use crate::emit::{Call, Emitter, dense};
 use crate::error::ShapeError;
 use crate::evaluate::Evaluator;
@@ -7,7 +8,6 @@ use crate::graph::{Graph, RegionId, Tensor};
 use crate::literal::Literal;
 use crate::operation::{Derivative, Operation, Sample};
 use crate::shape::{Axis, Shape};
-use crate::DType;
 
 #[derive(Debug)]
 struct Constant(Literal);

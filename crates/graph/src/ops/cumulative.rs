@@ -1,10 +1,10 @@
 //! Running sums, written in simpler operations: log2(n) shifted additions, which every compiler
 //! handles well (a reduce-window of n is quadratic on some).
 
+use crate::DType;
 use crate::graph::Tensor;
 use crate::operation::{Fill, Sample};
 use crate::shape::{Axis, Shape};
-use crate::DType;
 
 impl<'g> Tensor<'g> {
     /// Element i of the result is the sum of elements 0..=i along `axis`.

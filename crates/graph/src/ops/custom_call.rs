@@ -4,6 +4,7 @@
 use std::fmt;
 use std::rc::Rc;
 
+use crate::DType;
 use crate::emit::{Call, Emitter, evaluate_composite, list};
 use crate::error::ShapeError;
 use crate::evaluate::Evaluator;
@@ -11,7 +12,6 @@ use crate::graph::{Graph, RegionId, Tensor};
 use crate::literal::Literal;
 use crate::operation::{Build, Derivative, Fill, Operation, Sample};
 use crate::shape::Shape;
-use crate::DType;
 
 /// What is called, and with what.
 #[derive(Clone)]
@@ -62,7 +62,9 @@ impl Operation for CustomCallOperation {
                 shapes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
             };
             let (wanted, got) = (names(&self.0.results), names(&shapes));
-            return Err(ShapeError::new(format!("declares ({wanted}), its reference gives ({got})")));
+            return Err(ShapeError::new(format!(
+                "declares ({wanted}), its reference gives ({got})"
+            )));
         }
         Ok(shapes)
     }

@@ -2,6 +2,7 @@
 //! are batch axes; the result has the batch axes, then the left's own, then the right's own.
 
 use super::binary::disagreement;
+use crate::DType;
 use crate::emit::{Call, Emitter, Ssa, list};
 use crate::error::ShapeError;
 use crate::evaluate::Evaluator;
@@ -9,7 +10,6 @@ use crate::graph::{RegionId, Tensor};
 use crate::literal::{Literal, for_each_index};
 use crate::operation::{Derivative, Fill, Operation, Sample};
 use crate::shape::{Axis, Shape};
-use crate::DType;
 
 #[derive(Debug)]
 struct DotGeneral {
@@ -57,9 +57,7 @@ impl DotGeneral {
     /// (batch, contracted, own) wherever they occur. A compiler that only multiplies matrices
     /// would otherwise copy the operand into shape: XLA's CPU compiler copies whole weights.
     fn flattened(&self, left: &Shape, right: &Shape) -> Vec<Vec<Axis>> {
-        let kind = |axis: Axis| {
-            (left.has(axis), right.has(axis), self.contract.contains(&axis))
-        };
+        let kind = |axis: Axis| (left.has(axis), right.has(axis), self.contract.contains(&axis));
         let follows = |shape: &Shape, first: Axis, second: Axis| {
             shape.position(first).is_none_or(|place| shape.position(second) == Some(place + 1))
         };

@@ -1,5 +1,6 @@
 //! Reading and writing at places given by a tensor of indices: `take` and `scatter`.
 
+use crate::DType;
 use crate::emit::{Call, Emitter, array, list};
 use crate::error::ShapeError;
 use crate::evaluate::Evaluator;
@@ -7,7 +8,6 @@ use crate::graph::{RegionId, Tensor};
 use crate::literal::{Literal, for_each_index, offset};
 use crate::operation::{Derivative, Fill, Operation, Sample};
 use crate::shape::{Axis, Shape};
-use crate::DType;
 
 /// Operands: the table, the indices. Axes that both have go together, element by element.
 #[derive(Debug)]
@@ -280,7 +280,11 @@ pub(crate) fn samples() -> Vec<Sample> {
         ),
         Sample::error(
             "scatter of other axes",
-            &[cache.0, Shape::new(DType::S32, &[("batch", 2)]), Shape::new(DType::F32, &[("batch", 2)])],
+            &[
+                cache.0,
+                Shape::new(DType::S32, &[("batch", 2)]),
+                Shape::new(DType::F32, &[("batch", 2)]),
+            ],
             |x| vec![x[0].scatter("seq", x[1], x[2], Combine::Add)],
             "scatter: updates are f32[batch 2], not f32[batch 2, head_dim 3]",
         ),

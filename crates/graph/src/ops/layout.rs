@@ -1,6 +1,7 @@
 //! Operations that move or repeat elements without computing: broadcast, transpose, rename, and
 //! reshape by named split and merge.
 
+use crate::DType;
 use crate::emit::{Call, Emitter, array};
 use crate::error::ShapeError;
 use crate::evaluate::Evaluator;
@@ -8,7 +9,6 @@ use crate::graph::{RegionId, Tensor};
 use crate::literal::{Literal, for_each_index};
 use crate::operation::{Derivative, Fill, Operation, Sample};
 use crate::shape::{Axis, Shape};
-use crate::DType;
 
 /// Repeats along new axes. Existing axes keep their order.
 #[derive(Debug)]
@@ -175,7 +175,8 @@ impl Operation for Broadcast {
     fn emit(&self, emitter: &mut Emitter<'_>, call: &Call) {
         let result = &call.results[0].shape;
         let names = call.operands[0].shape.names();
-        let dimensions: Vec<usize> = names.iter().filter_map(|axis| result.position(axis)).collect();
+        let dimensions: Vec<usize> =
+            names.iter().filter_map(|axis| result.position(axis)).collect();
         let attributes = format!("broadcast_dimensions = {}", array(&dimensions));
         emitter.statement(call, "stablehlo.broadcast_in_dim", &attributes);
     }
@@ -291,7 +292,9 @@ pub(crate) fn samples() -> Vec<Sample> {
     let error = |name, build, message| Sample::error(name, &[matrix().0], build, message);
     vec![
         of("broadcast", |x| vec![x[0].broadcast("batch", 2)]),
-        of("broadcast_to", |x| vec![x[0].broadcast_to(&[("columns", 6), ("batch", 2), ("rows", 4)])]),
+        of("broadcast_to", |x| {
+            vec![x[0].broadcast_to(&[("columns", 6), ("batch", 2), ("rows", 4)])]
+        }),
         of("transpose", |x| vec![x[0].transpose(&["columns", "rows"])]),
         of("split", |x| vec![x[0].split("columns", &[("heads", 2), ("head_dim", 3)])]),
         of("merge", |x| vec![x[0].merge(&["columns", "rows"], "all")]),

@@ -1,7 +1,7 @@
 //! The operations, each in one place: shape rule, text, reference, derivative, samples.
 
-pub mod attention;
 mod annotate;
+pub mod attention;
 mod binary;
 mod control;
 mod convert;

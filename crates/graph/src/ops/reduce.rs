@@ -183,7 +183,9 @@ impl Operation for Reduce {
 
     fn evaluate(&self, _: &Evaluator<'_>, operands: &[Literal]) -> Vec<Literal> {
         let operand = &operands[0];
-        let Ok(shapes) = self.infer(std::slice::from_ref(&operand.shape)) else { return Vec::new() };
+        let Ok(shapes) = self.infer(std::slice::from_ref(&operand.shape)) else {
+            return Vec::new();
+        };
         let shape = shapes[0].clone();
         let (_, neutral) = self.kind.rule(shape.dtype);
         let mut values = vec![neutral; shape.elements()];

@@ -93,9 +93,12 @@ pub(crate) fn samples() -> Vec<Sample> {
     let values = (Shape::new(DType::F32, &[("batch", 2), ("seq", 4)]), Fill::Uniform(-2.0, 2.0));
     vec![
         Sample::new("select", &[flags.clone(), values.clone()], |x| {
-            vec![x[0].select(x[1], -x[1]), x[0].select(x[1], ops::constant(x[1].graph(), DType::F32, -1e30))]
+            vec![
+                x[0].select(x[1], -x[1]),
+                x[0].select(x[1], ops::constant(x[1].graph(), DType::F32, -1e30)),
+            ]
         }),
-        Sample::new("clamp", &[values.clone()], |x| vec![x[0].clamp(-1.0, 0.5)]),
+        Sample::new("clamp", std::slice::from_ref(&values), |x| vec![x[0].clamp(-1.0, 0.5)]),
         Sample::error(
             "select by numbers",
             &[values.0.clone(), values.0.clone()],

@@ -66,7 +66,11 @@ impl<'g> Tensor<'g> {
     /// Starts are moved back so that the update fits. In a donated or loop-carried tensor it
     /// happens in place.
     #[track_caller]
-    pub fn dynamic_update_slice(self, update: Tensor<'g>, starts: &[(Axis, Tensor<'g>)]) -> Tensor<'g> {
+    pub fn dynamic_update_slice(
+        self,
+        update: Tensor<'g>,
+        starts: &[(Axis, Tensor<'g>)],
+    ) -> Tensor<'g> {
         let Some(shape) = self.try_shape() else { return self };
         let ordered = match update.try_shape() {
             Some(own) if own.rank() == shape.rank() && shape.names().iter().all(|a| own.has(a)) => {
@@ -118,7 +122,12 @@ fn check_start(start: &Shape) -> Result<(), ShapeError> {
 }
 
 /// One start per axis of the operand: the given one, or a zero.
-fn start_operands(emitter: &mut Emitter<'_>, call: &Call, axes: &[Axis], starts: &[Ssa]) -> Vec<Ssa> {
+fn start_operands(
+    emitter: &mut Emitter<'_>,
+    call: &Call,
+    axes: &[Axis],
+    starts: &[Ssa],
+) -> Vec<Ssa> {
     let dtype = starts.first().map_or(DType::S32, |start| start.shape.dtype);
     let zero = emitter.scalar(call, &Literal::scalar(dtype, 0.0));
     let names = call.operands[0].shape.names();
@@ -166,8 +175,11 @@ impl Operation for Slice {
         let own = |axis: Axis| axis == self.axis;
         let starts: Vec<usize> =
             shape.axes.iter().map(|&(axis, _)| if own(axis) { self.start } else { 0 }).collect();
-        let limits: Vec<usize> =
-            shape.axes.iter().map(|&(axis, size)| if own(axis) { self.stop } else { size }).collect();
+        let limits: Vec<usize> = shape
+            .axes
+            .iter()
+            .map(|&(axis, size)| if own(axis) { self.stop } else { size })
+            .collect();
         let attributes = format!(
             "limit_indices = {}, start_indices = {}, strides = {}",
             array(&limits),
@@ -209,8 +221,10 @@ impl Operation for DynamicSlice {
         for &(axis, size) in &self.0 {
             let position = shape.position(axis).ok_or_else(|| missing(axis))?;
             if size > shape.axes[position].1 {
-                let message =
-                    format!("{size} elements of axis `{axis}`, which has {}", shape.axes[position].1);
+                let message = format!(
+                    "{size} elements of axis `{axis}`, which has {}",
+                    shape.axes[position].1
+                );
                 return Err(ShapeError::new(message));
             }
             shape.axes[position].1 = size;
@@ -411,7 +425,9 @@ pub(crate) fn samples() -> Vec<Sample> {
     let start = |low: f64| (Shape::scalar(DType::S32), Fill::Uniform(low, low + 0.5));
     let small = (Shape::new(DType::F32, &[("seq", 2), ("layers", 1)]), Fill::Uniform(-1.0, 0.0));
     vec![
-        Sample::new("slice", &[matrix()], |x| vec![x[0].slice("seq", 1, 4), x[0].slice("seq", 0, 6)]),
+        Sample::new("slice", &[matrix()], |x| {
+            vec![x[0].slice("seq", 1, 4), x[0].slice("seq", 0, 6)]
+        }),
         Sample::new("dynamic_slice", &[matrix(), start(2.0), start(9.0)], |x| {
             let clamped = x[0].dynamic_slice("seq", x[2], 4);
             vec![x[0].dynamic_slice("seq", x[1], 2), clamped, x[0].index("layers", x[1])]
@@ -437,7 +453,11 @@ pub(crate) fn samples() -> Vec<Sample> {
         ),
         Sample::error(
             "update of another size",
-            &[shape(), Shape::new(DType::F32, &[("layers", 1), ("seq", 5)]), Shape::scalar(DType::S32)],
+            &[
+                shape(),
+                Shape::new(DType::F32, &[("layers", 1), ("seq", 5)]),
+                Shape::scalar(DType::S32),
+            ],
             |x| vec![x[0].dynamic_update_slice(x[1], &[("layers", x[2])])],
             "dynamic_update_slice: axis `seq` is 6, the update's 5",
         ),

@@ -148,7 +148,8 @@ impl Operation for TopK {
         };
         let size = shape.axes[position].1;
         if self.k > size {
-            let message = format!("the {} greatest of axis `{}`, which has {size}", self.k, self.axis);
+            let message =
+                format!("the {} greatest of axis `{}`, which has {size}", self.k, self.axis);
             return Err(ShapeError::new(message));
         }
         shape.axes[position].1 = self.k;

@@ -106,7 +106,7 @@ unary! {
     is_finite IS_FINITE: "is_finite", Float, -3.0..3.0, |x| f64::from(x.is_finite()),
         NoDerivative("boolean result");
     /// Logical not of a boolean tensor.
-    not NOT: "not", Boolean, 0.0..2.0, |x| 1.0 - x, NoDerivative("boolean operand");
+    logical_not NOT: "not", Boolean, 0.0..2.0, |x| 1.0 - x, NoDerivative("boolean operand");
 }
 
 impl<'g> Tensor<'g> {

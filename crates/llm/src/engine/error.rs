@@ -17,13 +17,17 @@ pub enum EngineError {
     UnknownToken { token: u32, vocab_size: usize },
     #[error("{setting} is {value}; {wanted}")]
     Sampling { setting: &'static str, value: String, wanted: &'static str },
-    #[error("the model gave a number that is not finite at token {position}; the checkpoint is damaged or overflows in this type (try --dtype f32)")]
+    #[error(
+        "the model gave a number that is not finite at token {position}; the checkpoint is damaged or overflows in this type (try --dtype f32)"
+    )]
     NotFinite { position: usize },
     #[error("weights cannot be held as {dtype}; use f32, bf16 or f16")]
     WeightType { dtype: DType },
     #[error("a program returned {count} results where another number was expected")]
     Results { count: usize },
-    #[error("the thread that reads weights stopped unexpectedly; run again, and report it if it persists")]
+    #[error(
+        "the thread that reads weights stopped unexpectedly; run again, and report it if it persists"
+    )]
     WeightsThread,
     #[error(transparent)]
     Weights(#[from] WeightsError),

@@ -102,7 +102,8 @@ fn read_tensor(
     };
     let rows_each = rows / outer.max(1);
     let wanted = first.start * rows_each..first.end * rows_each;
-    let whole_inside = ranges[1..].iter().zip(&sizes[1..]).all(|(range, &size)| range.len() == size);
+    let whole_inside =
+        ranges[1..].iter().zip(&sizes[1..]).all(|(range, &size)| range.len() == size);
     if whole_inside {
         return checkpoint.read(name, Some(wanted), float_type, bytes);
     }

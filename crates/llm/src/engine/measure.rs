@@ -61,11 +61,7 @@ impl Engine {
     }
 
     /// Prefills an empty cache with the same made-up prompt in every row.
-    fn run_prefill(
-        &self,
-        cache: CacheShape,
-        tokens: usize,
-    ) -> Result<(Drawn, State), EngineError> {
+    fn run_prefill(&self, cache: CacheShape, tokens: usize) -> Result<(Drawn, State), EngineError> {
         let key = ProgramKey::Prefill { cache, chunk: tokens };
         let compiled = self.program(key)?;
         let batch = cache.batch;

@@ -57,9 +57,8 @@ impl Engine {
             };
             let (log_probs, ids) = (floats(log_probs)?, words(top_ids)?);
             let values = floats(top_log_probs)?;
-            for place in done - from..count {
+            for (place, &log_prob) in log_probs.iter().enumerate().take(count).skip(done - from) {
                 let position = from + place + 1;
-                let log_prob = log_probs[place];
                 if !log_prob.is_finite() {
                     return Err(EngineError::NotFinite { position });
                 }

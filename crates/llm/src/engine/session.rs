@@ -134,7 +134,8 @@ impl Session<'_> {
                 Some(seen) => seen,
                 None => engine.seen(&compiled, &prompt[..from])?,
             };
-            let mut data: Vec<Argument<'_>> = vec![(&tokens).into(), (&first).into(), (&real).into()];
+            let mut data: Vec<Argument<'_>> =
+                vec![(&tokens).into(), (&first).into(), (&real).into()];
             data.extend(settings.iter().map(Argument::from));
             let (drawn, state) = compiled.draw(data, State { seen: marks, cache: cache.arrays })?;
             cache.arrays = state.cache;
@@ -150,7 +151,12 @@ impl Session<'_> {
     }
 
     /// Enqueues the decode of a drawn token that will stand at `position`.
-    fn step(&mut self, drawn: &Drawn, position: usize, settings: &[Array]) -> Result<Drawn, EngineError> {
+    fn step(
+        &mut self,
+        drawn: &Drawn,
+        position: usize,
+        settings: &[Array],
+    ) -> Result<Drawn, EngineError> {
         let engine = self.engine;
         let mut start = position;
         let cache = self.take_cache(position + 1, &mut start)?;

@@ -30,7 +30,12 @@ pub(super) struct LayerCache<'g> {
 
 impl<'g> KvCache<'g> {
     /// The shapes of all cache tensors, for allocation.
-    pub fn shapes(config: &ModelConfig, layers: Layers, shape: CacheShape, dtype: DType) -> Vec<Shape> {
+    pub fn shapes(
+        config: &ModelConfig,
+        layers: Layers,
+        shape: CacheShape,
+        dtype: DType,
+    ) -> Vec<Shape> {
         // Heads outside the sequence: each head's keys lie together, as products want them.
         let mut axes: Vec<(Axis, usize)> =
             vec![("batch", shape.batch), ("kv_heads", config.num_key_value_heads)];
@@ -122,4 +127,3 @@ impl<'g> LayerCache<'g> {
         }
     }
 }
-

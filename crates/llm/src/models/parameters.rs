@@ -45,9 +45,14 @@ impl<'g> Parameters<'g> {
     }
 
     /// A tree that holds exactly the given weights, under their full names.
-    pub(super) fn given(&self, path: &str, weights: BTreeMap<String, Tensor<'g>>) -> Parameters<'g> {
+    pub(super) fn given(
+        &self,
+        path: &str,
+        weights: BTreeMap<String, Tensor<'g>>,
+    ) -> Parameters<'g> {
         let dtype = self.store.borrow().dtype;
-        let store = Store { dtype, given: Some(weights), known: BTreeMap::new(), specs: Vec::new() };
+        let store =
+            Store { dtype, given: Some(weights), known: BTreeMap::new(), specs: Vec::new() };
         let store = Rc::new(RefCell::new(store));
         Parameters { graph: self.graph, path: path.to_string(), store }
     }

@@ -28,7 +28,8 @@ impl<'g> Rotary<'g> {
     pub(super) fn apply(&self, x: Tensor<'g>) -> Tensor<'g> {
         let half = x.size("head_dim") / 2;
         let wide = x.convert(DType::F32);
-        let part = |from: usize| wide.slice("head_dim", from, from + half).rename("head_dim", "half");
+        let part =
+            |from: usize| wide.slice("head_dim", from, from + half).rename("head_dim", "half");
         let (low, high) = (part(0), part(half));
         let halves = [low * self.cosine - high * self.sine, high * self.cosine + low * self.sine];
         let rotated = ops::concatenate(&halves, "half").rename("half", "head_dim");

@@ -30,7 +30,8 @@ pub fn prefill(
     let tracing = Tracing::new(&graph, config, options, &data, cache);
     let (tokens, start, count) = (tracing.data[0], tracing.data[1], tracing.data[2]);
     let offset = ops::iota(&graph, DType::S32, "seq", chunk);
-    let (states, updated) = tracing.decoder.states(tokens, start + offset, Some(tracing.cache.clone()));
+    let (states, updated) =
+        tracing.decoder.states(tokens, start + offset, Some(tracing.cache.clone()));
     let last = states.take("seq", count - 1.0);
     let real = offset.less(count);
     let beyond = ops::constant(&graph, DType::S32, config.vocab_size as f64);

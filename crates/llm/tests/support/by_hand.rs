@@ -85,7 +85,8 @@ pub fn numbers(values: &[f32]) -> Vec<u8> {
 pub fn greedy(batch: usize, vocab_size: usize) -> Vec<Vec<u8>> {
     let floats = |value: f32| numbers(&vec![value; batch]);
     let words = |value: u32| integers(&vec![value; batch]);
-    let settings = [floats(0.0), words(0), floats(1.0), floats(0.0), floats(1.0), words(0), words(0)];
+    let settings =
+        [floats(0.0), words(0), floats(1.0), floats(0.0), floats(1.0), words(0), words(0)];
     settings.into_iter().chain([vec![0; batch * vocab_size]]).collect()
 }
 

@@ -7,6 +7,7 @@ pub mod shared;
 
 pub mod by_hand;
 pub mod device;
+pub mod fixed_logits;
 pub mod golden;
 
 pub use shared::{skip, smollm2};

@@ -4,6 +4,7 @@
 mod portable;
 mod samples;
 
+use crate::DType;
 use crate::emit::{Call, Emitter, evaluate_composite};
 use crate::error::ShapeError;
 use crate::evaluate::Evaluator;
@@ -12,7 +13,6 @@ use crate::kernels::AttentionKernel;
 use crate::literal::Literal;
 use crate::operation::{Derivative, Operation};
 use crate::shape::{Axis, Shape};
-use crate::DType;
 
 pub(crate) use samples::samples;
 

@@ -192,9 +192,8 @@ mod tests {
         let axes = [("seq", 11), ("kv_heads", 2), ("group", 3), ("head_dim", 4)];
         let query = Shape::new(DType::F32, &axes);
         let key = Shape::new(DType::F32, &[("kv_seq", 11), ("kv_heads", 2), ("head_dim", 4)]);
-        let fill = |shape: &Shape, seed| {
-            Literal::filled(shape.clone(), Fill::Uniform(-2.0, 2.0), seed)
-        };
+        let fill =
+            |shape: &Shape, seed| Literal::filled(shape.clone(), Fill::Uniform(-2.0, 2.0), seed);
         let operands = [fill(&query, 1), fill(&key, 2), fill(&key, 3)];
         let expected = by_definition(&operands[0], &operands[1], &operands[2], 6);
         for block in [4, 5, 11, 64] {

@@ -12,9 +12,8 @@ const POOL: &[(Axis, usize)] = &[("pages", 6), ("page", 4), ("kv_heads", 2), ("h
 
 pub(crate) fn samples() -> Vec<Sample> {
     let random = |axes| (Shape::new(DType::F32, axes), Fill::Uniform(-2.0, 2.0));
-    let integers = |axes: &[(Axis, usize)], high| {
-        (Shape::new(DType::S32, axes), Fill::Uniform(0.0, high))
-    };
+    let integers =
+        |axes: &[(Axis, usize)], high| (Shape::new(DType::S32, axes), Fill::Uniform(0.0, high));
     let whole = [random(QUERY), random(KEY), random(KEY)];
     vec![
         Sample::new("attention", &whole, |x| vec![Attention::causal(x[0], x[1], x[2]).apply()]),

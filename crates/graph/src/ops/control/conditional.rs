@@ -4,6 +4,7 @@ use std::panic::Location;
 use std::rc::Rc;
 
 use super::{join_captures, pick};
+use crate::DType;
 use crate::emit::{Call, Emitter};
 use crate::error::ShapeError;
 use crate::evaluate::Evaluator;
@@ -11,7 +12,6 @@ use crate::graph::{Graph, RegionId, Tensor};
 use crate::literal::Literal;
 use crate::operation::{Derivative, Fill, Operation, Sample};
 use crate::shape::Shape;
-use crate::DType;
 
 /// Operands: the condition, then the captures of both branches.
 #[derive(Debug)]

@@ -37,7 +37,11 @@ impl Graph {
         length: usize,
         carry: &[Tensor<'g>],
         walked: &[Tensor<'g>],
-        body: impl FnOnce(Tensor<'g>, &[Tensor<'g>], &[Tensor<'g>]) -> (Vec<Tensor<'g>>, Vec<Tensor<'g>>),
+        body: impl FnOnce(
+            Tensor<'g>,
+            &[Tensor<'g>],
+            &[Tensor<'g>],
+        ) -> (Vec<Tensor<'g>>, Vec<Tensor<'g>>),
     ) -> (Vec<Tensor<'g>>, Vec<Tensor<'g>>) {
         let mut parameters = vec![Shape::scalar(DType::S32)];
         for tensor in carry {
@@ -99,7 +103,8 @@ impl Operation for Scan {
         let carried = &operands[..self.carried];
         for (before, after) in carried.iter().zip(&self.body_shapes) {
             if before != after {
-                let message = format!("the body turns {before} into {after}; it must stay as it is");
+                let message =
+                    format!("the body turns {before} into {after}; it must stay as it is");
                 return Err(ShapeError::new(message));
             }
         }
@@ -191,12 +196,15 @@ impl Operation for Scan {
             }
         }
         let shapes = self.body_shapes[self.carried..].iter().map(|shape| self.stacked(shape));
-        let stacks = stacks.into_iter().zip(shapes).map(|(values, shape)| Literal { shape, values });
+        let stacks =
+            stacks.into_iter().zip(shapes).map(|(values, shape)| Literal { shape, values });
         carry.into_iter().chain(stacks).collect()
     }
 
     fn derivative(&self) -> Derivative {
-        Derivative::Formula("a scan backwards over the body's derivative; captures' cotangents add up")
+        Derivative::Formula(
+            "a scan backwards over the body's derivative; captures' cotangents add up",
+        )
     }
 
     fn regions(&self) -> Vec<RegionId> {
@@ -222,7 +230,14 @@ impl Scan {
     }
 
     /// The stack with this step's element in its place.
-    fn write(&self, emitter: &mut Emitter<'_>, call: &Call, stack: &Ssa, element: &Ssa, step: &Ssa) -> Ssa {
+    fn write(
+        &self,
+        emitter: &mut Emitter<'_>,
+        call: &Call,
+        stack: &Ssa,
+        element: &Ssa,
+        step: &Ssa,
+    ) -> Ssa {
         let mut thin = element.shape.clone();
         thin.axes.insert(0, (self.axis, 1));
         let thin = emitter.temporary(thin);
@@ -271,11 +286,12 @@ pub(super) fn samples() -> Vec<Sample> {
     vec![
         Sample::new("scan over layers", &[values.clone(), layers.clone()], |x| {
             let graph = x[0].graph();
-            let (carry, stacked) = graph.scan("layers", 3, &[x[0]], &[x[1]], |step, carry, weights| {
-                let next = carry[0].dot(weights[0], &["embed"]).rename("out", "embed");
-                let next = next + x[0] * step.convert(DType::F32);
-                (vec![next], vec![next.max(&["embed"])])
-            });
+            let (carry, stacked) =
+                graph.scan("layers", 3, &[x[0]], &[x[1]], |step, carry, weights| {
+                    let next = carry[0].dot(weights[0], &["embed"]).rename("out", "embed");
+                    let next = next + x[0] * step.convert(DType::F32);
+                    (vec![next], vec![next.max(&["embed"])])
+                });
             [carry, stacked].concat()
         }),
         Sample::new("scan inside a scan", &[values.clone(), layers.clone()], |x| {

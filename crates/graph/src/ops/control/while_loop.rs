@@ -133,7 +133,7 @@ impl Operation for While {
 pub(super) fn samples() -> Vec<Sample> {
     let values = (Shape::new(DType::F32, &[("a", 4)]), Fill::Uniform(0.5, 1.0));
     vec![
-        Sample::new("while doubles until a sum is reached", &[values.clone()], |x| {
+        Sample::new("while doubles until a sum is reached", std::slice::from_ref(&values), |x| {
             let graph = x[0].graph();
             let count = ops::constant(graph, DType::S32, 0.0);
             graph.while_loop(
