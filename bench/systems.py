@@ -80,9 +80,9 @@ class Yardstick:
 
 
 class Fungible:
-    """Our binary. A round is one call of `fungible bench`, which measures all work at once:
+    """Our binary. A round is one call of `fungible bench model`, which measures all work at once:
 
-        fungible bench MODEL --batch 1,8 --prefill 512 --device cpu --dtype f32 --json
+        fungible bench model MODEL --batch 1,8 --prefill 512 --device cpu --dtype f32 --json
         {"decode": [{"batch": 1, "seconds": [one per step]}, ...],
          "prefill": [{"tokens": 512, "seconds": [one per repeat]}, ...], "weights_bytes": N}
     """
@@ -91,7 +91,7 @@ class Fungible:
 
     def __init__(self, binary, model, works, device="cpu", dtype="f32", environment=None):
         sizes = lambda kind: ",".join(str(work.size) for work in works if work.kind == kind)
-        self.command = [str(binary), "bench", str(model), "--batch", sizes("decode"), "--prefill", sizes("prefill"),
+        self.command = [str(binary), "bench", "model", str(model), "--batch", sizes("decode"), "--prefill", sizes("prefill"),
                         "--device", device, "--dtype", dtype, "--json"]
         self.environment = environment
         self.about, self.weights_bytes, self.seconds = {}, None, {}
@@ -111,7 +111,7 @@ class Fungible:
         try:
             return self.seconds[work.kind, work.size]
         except KeyError:
-            raise Unavailable(f"`fungible bench` gave no figure for {work.name}") from None
+            raise Unavailable(f"`fungible bench model` gave no figure for {work.name}") from None
 
     def stop(self):
         pass

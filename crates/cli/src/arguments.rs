@@ -39,6 +39,15 @@ pub enum Command {
     Plugin(PluginArguments),
     /// Measure speed
     Bench(BenchArguments),
+    /// What `doctor` starts for each plugin: vendors' libraries log, wait and abort as they please
+    #[command(hide = true)]
+    Probe(ProbeArguments),
+}
+
+#[derive(Args, Debug)]
+pub struct ProbeArguments {
+    #[arg(value_enum)]
+    pub device: Device,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         Command::Doctor(arguments) => commands::doctor::run(&arguments),
         Command::Plugin(arguments) => commands::plugin::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(&arguments),
+        Command::Probe(arguments) => commands::probe::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,19 +1,15 @@
 //! `fungible doctor`: what is here, what is missing, and how to get it.
 
-use std::path::Path;
 use std::process::Command;
 
-use runtime::environment::{Variable, compile_only_environment, required_environment};
 use runtime::registry::{self, PackageKind};
-use runtime::{
-    CacheFolder, Compiler, Discovery, PluginKind, Runtime, RuntimeOptions, chips, targets,
-};
+use runtime::{CacheFolder, Compiler, Discovery, PluginKind, chips, targets};
 use serde_json::{Value, json};
 
+use super::probe;
 use crate::arguments::DoctorArguments;
 use crate::console::{self, GREEN, YELLOW, styled};
 use crate::failure::{Failure, Outcome};
-use crate::open;
 
 /// One finding: good, or what to do about it.
 struct Finding {
@@ -39,7 +35,6 @@ impl Finding {
 pub fn run(arguments: &DoctorArguments) -> Outcome {
     let cache = CacheFolder::from_environment()?;
     let discovery = Discovery::new(cache.clone());
-    open::restart_with(&environment(&discovery))?;
     let mut findings = vec![Finding::good("fungible", env!("CARGO_PKG_VERSION")), machine(), pip()];
     let mut targets = Vec::new();
     for kind in PluginKind::ALL {
@@ -82,29 +77,6 @@ pub fn run(arguments: &DoctorArguments) -> Outcome {
     Ok(())
 }
 
-/// What all plugins found want in their environment before they are loaded. Without the hardware a
-/// TPU plugin is told so: it would ask the cloud's metadata server, and wait for minutes.
-fn environment(discovery: &Discovery) -> Vec<Variable> {
-    let found = PluginKind::ALL.into_iter().filter_map(|kind| discovery.find(kind).ok());
-    let variables = found.flat_map(|location| {
-        let mut variables = required_environment(&location, 1);
-        if !has_hardware(location.kind) {
-            variables.extend(compile_only_environment(&location));
-        }
-        variables
-    });
-    variables.collect()
-}
-
-fn has_hardware(kind: PluginKind) -> bool {
-    let files: &[&str] = match kind {
-        PluginKind::Cpu => return true,
-        PluginKind::Tpu => &["/dev/accel0", "/dev/vfio/0"],
-        PluginKind::Cuda => &["/dev/nvidia0"],
-    };
-    files.iter().any(|file| Path::new(file).exists())
-}
-
 fn machine() -> Finding {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let memory = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
@@ -143,40 +115,23 @@ fn plugin(kind: PluginKind, discovery: &Discovery) -> Vec<Finding> {
     };
     let version = location.version.clone().map_or_else(String::new, |v| format!(" {v}"));
     let place = format!("{}{version}, {}", location.source, location.path.display());
-    let mut findings = Vec::new();
-    match pjrt::Plugin::load(&location.path) {
-        Ok(plugin) => {
-            let api = plugin.api_version();
-            let state = format!("PJRT {}.{}, {place}", api.major, api.minor);
-            findings.push(Finding::good(name, state));
-        }
-        Err(error) => {
+    let found = match probe::start(&location) {
+        Ok(found) => found,
+        Err(reason) => {
             let advice = format!("fungible plugin install {}", kind.package());
-            findings.push(Finding::missing(name, format!("{place}: {error}"), advice));
-            return findings;
+            return vec![Finding::missing(name, format!("{place}: {reason}"), advice)];
         }
-    }
-    findings.push(devices(kind, discovery));
-    findings
-}
-
-/// A client is only created where the hardware shows: libtpu and CUDA wait or complain without it.
-fn devices(kind: PluginKind, discovery: &Discovery) -> Finding {
-    let name = format!("{kind} devices");
-    if !has_hardware(kind) {
-        return Finding::good(name, "none here; programs can be compiled for them all the same");
-    }
-    match Runtime::open(discovery, &RuntimeOptions::new(kind)) {
-        Ok(runtime) => {
-            let devices = runtime.devices();
-            let first = devices.first().map_or("none", |device| device.kind());
-            Finding::good(name, format!("{} x {first}", devices.len()))
-        }
-        Err(error) => {
+    };
+    let devices = format!("{kind} devices");
+    let devices = match found.devices {
+        Some(Ok(state)) => Finding::good(devices, state),
+        Some(Err(reason)) => {
             let advice = "the plugin is here but its devices are not usable; see the message";
-            Finding::missing(name, error.to_string(), advice)
+            Finding::missing(devices, reason, advice)
         }
-    }
+        None => Finding::good(devices, "none here; programs can be compiled for them all the same"),
+    };
+    vec![Finding::good(name, format!("PJRT {}, {place}", found.api)), devices]
 }
 
 fn models(cache: &CacheFolder) -> Vec<Finding> {

@@ -6,4 +6,5 @@ pub mod compile;
 pub mod doctor;
 pub mod generate;
 pub mod plugin;
+pub mod probe;
 pub mod score;
