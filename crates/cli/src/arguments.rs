@@ -89,9 +89,9 @@ pub struct DeviceArguments {
 /// How tokens are chosen, with vLLM's names.
 #[derive(Args, Clone, Debug)]
 pub struct SamplingArguments {
-    /// 0 takes the likeliest token every time
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
-    pub temperature: f32,
+    /// 0 takes the likeliest token every time [default: 0.7 in a chat, else 0]
+    #[arg(long, allow_negative_numbers = true)]
+    pub temperature: Option<f32>,
     /// Only this many of the likeliest tokens; 0 for all
     #[arg(long, default_value_t = 0)]
     pub top_k: u32,

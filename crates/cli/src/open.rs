@@ -33,15 +33,16 @@ impl From<Dtype> for DType {
     }
 }
 
-impl From<&SamplingArguments> for Sampling {
-    fn from(arguments: &SamplingArguments) -> Sampling {
+impl SamplingArguments {
+    /// The settings, with a command's own default temperature.
+    pub fn settings(&self, default_temperature: f32) -> Sampling {
         Sampling {
-            temperature: arguments.temperature,
-            top_k: arguments.top_k,
-            top_p: arguments.top_p,
-            min_p: arguments.min_p,
-            repetition_penalty: arguments.repetition_penalty,
-            seed: arguments.seed,
+            temperature: self.temperature.unwrap_or(default_temperature),
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            seed: self.seed,
         }
     }
 }

@@ -225,7 +225,7 @@ fn real_model_by_tensor(runtime: &Runtime) {
 /// Eight texts on eight devices.
 fn real_model_by_data(runtime: &Runtime) {
     let Some(path) = shared::smollm2("smollm2_over_data_8") else { return };
-    const LENGTH: usize = 12;
+    const LENGTH: usize = 10;
     let whole = text(
         &path,
         "Rain is water that falls from clouds in drops. Snow falls when the air is cold enough for \

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use llm::chat::{ChatInput, Message};
-use llm::engine::{Finish, Sampling, Session};
+use llm::engine::{Finish, Session};
 use llm::text::TextStream;
 use llm::{ChatTemplate, Tokenizer};
 use rustyline::DefaultEditor;
@@ -17,6 +17,9 @@ use crate::arguments::ChatArguments;
 use crate::console::{self, BOLD, DIM, styled};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::open::{self, Opened};
+
+/// Greedy small models repeat themselves; this is what most chat programs take.
+const TEMPERATURE: f32 = 0.7;
 
 pub fn run(arguments: &ChatArguments) -> Outcome {
     let Opened { files, engine, progress } = open::open(&arguments.model, &arguments.device)?;
@@ -130,7 +133,7 @@ impl Chat<'_, '_> {
         let started = Instant::now();
         let mut stream = TextStream::new(self.tokenizer, &tokens, Vec::new());
         let (mut answer, mut count, mut first, mut failed) = (String::new(), 0, None, None);
-        let mut sampling = Sampling::from(&self.arguments.sampling);
+        let mut sampling = self.arguments.sampling.settings(TEMPERATURE);
         // Each turn draws its own numbers, and the whole conversation still follows from the seed.
         sampling.seed = sampling.seed.wrapping_add(self.messages.len() as u64);
         let (max_tokens, stop) = (self.arguments.max_tokens, self.stop.clone());

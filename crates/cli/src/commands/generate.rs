@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::Instant;
 
 use llm::chat::{ChatInput, Message};
-use llm::engine::{Finish, Sampling};
+use llm::engine::Finish;
 use llm::text::{Piece, TextStream};
 
 use crate::arguments::GenerateArguments;
@@ -32,7 +32,7 @@ pub fn run(arguments: &GenerateArguments) -> Outcome {
             tokenizer.encode(&template.render(&ChatInput::new(messages))?, false)?
         }
     };
-    let sampling = Sampling::from(&arguments.sampling);
+    let sampling = arguments.sampling.settings(0.0);
     let end_tokens: &[u32] =
         if arguments.ignore_eos { &[] } else { &engine.config().eos_token_ids };
     let stop = arguments.stop.iter().filter(|text| !text.is_empty()).cloned().collect();

@@ -18,6 +18,9 @@ pub enum Finish {
     Stopped,
 }
 
+/// Tokens of an answer that a cache has room for from the start: growing it later stalls the stream.
+const ANSWER_ROOM: usize = 512;
+
 /// One token of the answer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Generated {
@@ -69,7 +72,8 @@ impl Session<'_> {
             return Ok(Finish::Length);
         }
         let settings = sampling.upload(self.engine, 1)?;
-        let mut drawn = self.prefill(prompt, &settings)?;
+        let expected = prompt.len() + max_tokens.min(ANSWER_ROOM);
+        let mut drawn = self.prefill(prompt, expected, &settings)?;
         let room = self.engine.context - prompt.len();
         let mut last: Option<u32> = None;
         for count in 1.. {
@@ -110,12 +114,18 @@ impl Session<'_> {
     }
 
     /// Brings the whole prompt into the cache and draws the token after it.
-    fn prefill(&mut self, prompt: &[u32], settings: &[Array]) -> Result<Drawn, EngineError> {
+    /// The cache gets room for `expected` tokens if the context allows.
+    fn prefill(
+        &mut self,
+        prompt: &[u32],
+        expected: usize,
+        settings: &[Array],
+    ) -> Result<Drawn, EngineError> {
         let engine = self.engine;
         let same = self.cached.iter().zip(prompt).take_while(|(old, new)| old == new).count();
         // The last token always runs: its state gives the next one.
         let mut start = same.min(prompt.len() - 1);
-        let mut cache = self.take_cache(prompt.len(), &mut start)?;
+        let mut cache = self.take_cache(expected, &mut start)?;
         let mut seen: Option<Array> = None;
         loop {
             let rest = prompt.len() - start;
