@@ -326,5 +326,4 @@ fn wrong_usage_has_its_own_exit_code() {
         );
     }
     assert!(!sandbox.cache().exists(), "a mistake on the command line changes nothing");
-    let _ = fungible;
 }

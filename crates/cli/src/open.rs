@@ -34,16 +34,18 @@ impl From<Dtype> for DType {
 }
 
 impl SamplingArguments {
-    /// The settings, with a command's own default temperature.
-    pub fn settings(&self, default_temperature: f32) -> Sampling {
-        Sampling {
+    /// The settings, checked, with a command's own default temperature.
+    pub fn settings(&self, default_temperature: f32) -> Result<Sampling, Failure> {
+        let sampling = Sampling {
             temperature: self.temperature.unwrap_or(default_temperature),
             top_k: self.top_k,
             top_p: self.top_p,
             min_p: self.min_p,
             repetition_penalty: self.repetition_penalty,
             seed: self.seed,
-        }
+        };
+        sampling.check().map_err(|error| Failure::usage(error.to_string()))?;
+        Ok(sampling)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use llm::chat::{ChatInput, Message};
-use llm::engine::{Finish, Session};
+use llm::engine::{Finish, Sampling, Session};
 use llm::text::TextStream;
 use llm::{ChatTemplate, Tokenizer};
 use rustyline::DefaultEditor;
@@ -22,6 +22,7 @@ use crate::open::{self, Opened};
 const TEMPERATURE: f32 = 0.7;
 
 pub fn run(arguments: &ChatArguments) -> Outcome {
+    let sampling = arguments.sampling.settings(TEMPERATURE)?;
     let Opened { files, engine, progress } = open::open(&arguments.model, &arguments.device)?;
     let Some(tokenizer) = files.tokenizer()? else { return Err(no_tokenizer(&arguments.model)) };
     let Some(template) = files.chat_template()? else {
@@ -33,6 +34,7 @@ pub fn run(arguments: &ChatArguments) -> Outcome {
     };
     let mut chat = Chat {
         arguments,
+        sampling,
         tokenizer: &tokenizer,
         template: &template,
         session: engine.session(),
@@ -96,6 +98,7 @@ fn stop_flag() -> Result<Arc<AtomicBool>, Failure> {
 
 struct Chat<'a, 'e> {
     arguments: &'a ChatArguments,
+    sampling: Sampling,
     tokenizer: &'a Tokenizer,
     template: &'a ChatTemplate,
     session: Session<'e>,
@@ -133,7 +136,7 @@ impl Chat<'_, '_> {
         let started = Instant::now();
         let mut stream = TextStream::new(self.tokenizer, &tokens, Vec::new());
         let (mut answer, mut count, mut first, mut failed) = (String::new(), 0, None, None);
-        let mut sampling = self.arguments.sampling.settings(TEMPERATURE);
+        let mut sampling = self.sampling.clone();
         // Each turn draws its own numbers, and the whole conversation still follows from the seed.
         sampling.seed = sampling.seed.wrapping_add(self.messages.len() as u64);
         let (max_tokens, stop) = (self.arguments.max_tokens, self.stop.clone());

@@ -14,6 +14,7 @@ use crate::open::{self, Opened};
 
 pub fn run(arguments: &GenerateArguments) -> Outcome {
     let started = Instant::now();
+    let sampling = arguments.sampling.settings(0.0)?;
     let prompt = text_or_stdin(&arguments.prompt)?;
     let Opened { files, engine, progress } = open::open(&arguments.model, &arguments.device)?;
     let Some(tokenizer) = files.tokenizer()? else {
@@ -32,7 +33,6 @@ pub fn run(arguments: &GenerateArguments) -> Outcome {
             tokenizer.encode(&template.render(&ChatInput::new(messages))?, false)?
         }
     };
-    let sampling = arguments.sampling.settings(0.0);
     let end_tokens: &[u32] =
         if arguments.ignore_eos { &[] } else { &engine.config().eos_token_ids };
     let stop = arguments.stop.iter().filter(|text| !text.is_empty()).cloned().collect();
