@@ -124,7 +124,7 @@ fn score_prints_a_table_of_a_text() {
     let table = run(&mut command).success();
     let lines: Vec<&str> = table.lines().collect();
     assert!(lines[0].starts_with("place"), "{table}");
-    assert!(lines[1].starts_with("0") && lines[1].contains(" - "), "{table}");
+    assert!(lines[1].starts_with("0 ") && lines[1].ends_with(" -"), "{table}");
     assert!(lines.last().unwrap().starts_with("total log-probability -"), "{table}");
 }
 

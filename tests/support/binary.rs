@@ -174,7 +174,6 @@ impl Said {
         for part in parts {
             assert!(message.contains(part), "`{part}` is not in: {message}");
         }
-        let first = message.chars().next().unwrap();
-        assert!(!first.is_uppercase(), "an error starts lower case: {message}");
+        assert!(!message.starts_with(char::is_uppercase), "not lower case: {message}");
     }
 }

@@ -44,6 +44,15 @@ pub enum Command {
     Probe(ProbeArguments),
 }
 
+/// A count that makes sense.
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("it must be at least 1".to_string()),
+        Ok(count) => Ok(count),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
 #[derive(Args, Debug)]
 pub struct ProbeArguments {
     #[arg(value_enum)]
@@ -79,7 +88,7 @@ pub struct DeviceArguments {
     #[arg(long, value_enum)]
     pub dtype: Option<Dtype>,
     /// Longest sequence in tokens, at most the model's own
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one)]
     pub context: Option<usize>,
     /// A PJRT plugin on disk to use for the device
     #[arg(long, value_name = "FILE")]
@@ -212,13 +221,13 @@ pub struct CompileArguments {
     #[arg(long, value_name = "AXES")]
     pub mesh: Option<String>,
     /// Sequences that decode together
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = at_least_one)]
     pub batch: usize,
     /// Room of the KV cache, in tokens per sequence
-    #[arg(long, default_value_t = 2048, value_name = "TOKENS")]
+    #[arg(long, default_value_t = 2048, value_name = "TOKENS", value_parser = at_least_one)]
     pub context: usize,
     /// Tokens of one prefill
-    #[arg(long, default_value_t = 512, value_name = "TOKENS")]
+    #[arg(long, default_value_t = 512, value_name = "TOKENS", value_parser = at_least_one)]
     pub chunk: usize,
     /// Type of weights, activations and cache
     #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
@@ -282,16 +291,16 @@ pub struct BenchModelArguments {
     #[arg(default_value = "smollm2-135m", help = MODEL_HELP)]
     pub model: String,
     /// Sequences that decode together; several are measured one after the other
-    #[arg(long, value_delimiter = ',', default_value = "1,8")]
+    #[arg(long, value_delimiter = ',', default_value = "1,8", value_parser = at_least_one)]
     pub batch: Vec<usize>,
     /// Tokens of one prefill
-    #[arg(long, value_delimiter = ',', default_value = "512", value_name = "TOKENS")]
+    #[arg(long, value_delimiter = ',', default_value = "512", value_name = "TOKENS", value_parser = at_least_one)]
     pub prefill: Vec<usize>,
     /// Timed decode steps
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = 32, value_parser = at_least_one)]
     pub steps: usize,
     /// Timed prefills
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = at_least_one)]
     pub repeat: usize,
     /// Print one JSON object instead of a table
     #[arg(long)]

@@ -1,12 +1,16 @@
 //! What people see: progress on standard error, colour only on a terminal, figures in human units.
+//! The one place that writes to standard output and standard error.
 
-use std::io::{IsTerminal, stderr};
+use std::fmt::Display;
+use std::io::{self, ErrorKind, IsTerminal, Write, stderr, stdout};
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::failure::Exit;
 
 pub const BOLD: Style = Style::new().bold();
 pub const DIM: Style = Style::new().dimmed();
@@ -19,12 +23,50 @@ pub fn styled(style: Style, text: &str) -> String {
     format!("{style}{text}{style:#}")
 }
 
+/// Prints a result as it is, at once.
+pub fn print(text: impl Display) {
+    let mut stdout = stdout().lock();
+    end_unless_written(write!(stdout, "{text}").and_then(|()| stdout.flush()));
+}
+
+/// Prints a line of results as it is.
+pub fn line(text: impl Display) {
+    print(format_args!("{text}\n"));
+}
+
+/// Prints a line of results that may hold styles.
+pub fn styled_line(text: impl Display) {
+    end_unless_written(writeln!(anstream::stdout(), "{text}"));
+}
+
+/// A result that cannot be written ends the program: quietly where the reader has seen enough, such
+/// as `head`, else as an error. `println!` would panic.
+fn end_unless_written(written: io::Result<()>) {
+    let Err(source) = written else { return };
+    if source.kind() == ErrorKind::BrokenPipe {
+        std::process::exit(0);
+    }
+    let why = match source.kind() {
+        ErrorKind::StorageFull => {
+            "the disk is full; free some space or send it elsewhere".to_string()
+        }
+        _ => format!("{source}; send it elsewhere"),
+    };
+    error(&format!("cannot write the output: {why}"));
+    std::process::exit(Exit::Failure as i32);
+}
+
+/// A line beside the results, on standard error. Where nobody reads it, it is lost.
+pub fn remark(text: impl Display) {
+    let _ = writeln!(anstream::stderr(), "{text}");
+}
+
 pub fn error(message: &str) {
-    anstream::eprintln!("{} {message}", styled(RED, "error:"));
+    remark(format_args!("{} {message}", styled(RED, "error:")));
 }
 
 pub fn warning(message: &str) {
-    anstream::eprintln!("{} {message}", styled(YELLOW, "warning:"));
+    remark(format_args!("{} {message}", styled(YELLOW, "warning:")));
 }
 
 /// Decimal units, as disks and packages are sold.
@@ -73,7 +115,7 @@ impl Progress {
     /// A line that stays.
     pub fn note(&self, text: &str) {
         self.clear();
-        anstream::eprintln!("{}", styled(DIM, text));
+        remark(styled(DIM, text));
     }
 
     pub fn clear(&self) {
@@ -92,7 +134,7 @@ impl Progress {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             bar.set_message(task.to_string());
             if !self.visible && !silent {
-                anstream::eprintln!("{task} ...");
+                remark(format_args!("{task} ..."));
             }
             *slot = Some((task.to_string(), bar));
         }
@@ -121,8 +163,8 @@ pub fn table(rows: &[Vec<String>]) {
         }
         let line = line.trim_end();
         match number {
-            0 => anstream::println!("{}", styled(BOLD, line)),
-            _ => anstream::println!("{line}"),
+            0 => styled_line(styled(BOLD, line)),
+            _ => self::line(line),
         }
     }
 }

@@ -1,8 +1,6 @@
 //! The `fungible` binary: flags, commands, progress, printing. The only crate that prints and that
 //! turns errors into exit codes.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the one place that talks to people")]
-
 mod arguments;
 mod commands;
 mod console;

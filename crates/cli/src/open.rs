@@ -152,10 +152,23 @@ fn show(progress: Arc<Progress>) -> Box<llm::engine::OnProgress> {
         Step::Compiling { program } => {
             progress.spin(&format!("preparing {program} (compiled once, then kept)"));
         }
+        Step::Unused { names } => {
+            let some = names.iter().take(3).copied().collect::<Vec<_>>().join(", ");
+            crate::console::warning(&format!(
+                "{} tensors of the checkpoint are not used by this model ({some}, ...); if answers look wrong, its config does not describe it",
+                names.len()
+            ));
+        }
         Step::Compiled { program, info } => {
             progress.clear();
-            if let CacheUse::Replaced(reason) = &info.cache {
-                crate::console::warning(&format!("{program} was compiled again: {reason}"));
+            match &info.cache {
+                CacheUse::Hit | CacheUse::Miss => {}
+                CacheUse::Replaced(reason) => {
+                    crate::console::warning(&format!("{program} was compiled again: {reason}"));
+                }
+                CacheUse::NotKept(reason) => crate::console::warning(&format!(
+                    "{program} was compiled but not kept for the next time: {reason}"
+                )),
             }
         }
     })

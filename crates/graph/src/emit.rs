@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use crate::error::source_path;
+use crate::error::{ShapeError, source_path};
 use crate::evaluate::Evaluator;
 use crate::graph::{Function, Graph, MAIN, Node, RegionId, Tensor, ValueId, output};
 use crate::kernels::Kernels;
@@ -373,8 +373,8 @@ impl<'a> Emitter<'a> {
         results: &[Ssa],
         build: impl for<'g> FnOnce(&[Tensor<'g>]) -> Vec<Tensor<'g>>,
     ) -> Option<String> {
-        // A composite's own shape rule has accepted the operands, so its lowering cannot fail to
-        // trace; tests run every composite's samples through here.
+        // A composite's shape rule has traced the same definition on the same operands, so it
+        // cannot fail here.
         let function = composite_function(operands, build).ok()?;
         let parameters = &function.regions[MAIN.0 as usize].parameters;
         let arguments: Vec<String> = parameters
@@ -408,6 +408,18 @@ pub(crate) fn composite_function(
     graph.finish(named)
 }
 
+/// The result shapes of a composite, which its shape rule returns: an operand that its definition
+/// cannot take is an error of the trace, not of the text.
+pub(crate) fn composite_shapes(
+    operands: &[Shape],
+    build: impl for<'g> FnOnce(&[Tensor<'g>]) -> Vec<Tensor<'g>>,
+) -> Result<Vec<Shape>, ShapeError> {
+    match composite_function(operands, build) {
+        Ok(function) => Ok(function.result_shapes()),
+        Err(error) => Err(ShapeError::new(error.to_string())),
+    }
+}
+
 /// The reference result of a composite: its definition, evaluated.
 pub(crate) fn evaluate_composite(
     kernels: &Kernels,
@@ -428,8 +440,12 @@ pub fn dense(literal: &Literal) -> String {
         if dtype == crate::DType::Bool {
             return (value != 0.0).to_string();
         }
-        if !dtype.is_float() {
-            return format!("{value:.0}");
+        match dtype {
+            // The greatest values are not exact in f64; these conversions stop at them.
+            crate::DType::S64 => return (value as i64).to_string(),
+            crate::DType::U64 => return (value as u64).to_string(),
+            _ if !dtype.is_float() => return format!("{value:.0}"),
+            _ => {}
         }
         if value.is_finite() {
             // Shortest text that reads back as the same number; MLIR wants a decimal point.

@@ -251,7 +251,12 @@ impl Graph {
         location: &'static Location<'static>,
     ) -> Vec<Tensor<'g>> {
         let poisoned = || vec![Tensor::poison(self); count];
+        let foreign = operands.iter().any(|operand| !std::ptr::eq(operand.graph, self));
         let mut trace = self.trace.borrow_mut();
+        if foreign {
+            let error = ShapeError::new("an operand belongs to another graph");
+            trace.fail(operation.name(), error, Vec::new(), location);
+        }
         let shapes: Vec<Shape> =
             operands.iter().filter_map(|t| trace.shape(t.value)).cloned().collect();
         if trace.error.is_some() || shapes.len() != operands.len() {
@@ -290,6 +295,7 @@ impl Graph {
     }
 
     /// Traces a nested region: `body` gets its parameters and returns its results.
+    #[track_caller]
     pub(crate) fn region<'g>(
         &'g self,
         parameters: &[Shape],
@@ -310,12 +316,11 @@ impl Graph {
         };
         let results = body(&parameters);
         let mut trace = self.trace.borrow_mut();
-        let ids: Vec<ValueId> = results
-            .iter()
-            .filter(|tensor| tensor.value != POISON)
-            .filter_map(|tensor| trace.resolve(tensor.value, id))
-            .collect();
-        trace.region(id).results = ids;
+        let ids = results.iter().map(|&tensor| trace.visible(self, tensor, id)).collect();
+        match ids {
+            Ok(ids) => trace.region(id).results = ids,
+            Err(error) => trace.fail("region", error, Vec::new(), Location::caller()),
+        }
         trace.current = outer;
         (id, results)
     }
@@ -346,39 +351,33 @@ impl Graph {
     }
 
     /// Ends the trace: the function, or the first error. The graph is empty afterwards.
+    #[track_caller]
     pub fn finish(&self, outputs: Vec<NamedResult<'_>>) -> Result<Function, TraceError> {
+        let location = Location::caller();
         let mut trace = std::mem::take(&mut *self.trace.borrow_mut());
-        if let Some(error) = trace.error.take() {
-            return Err(error);
-        }
         let mut slots = Vec::with_capacity(outputs.len());
         let mut results = Vec::with_capacity(outputs.len());
         for output in outputs {
-            let donated_from = match output.donated {
-                None => None,
-                Some(input) => {
-                    let slot = trace.inputs.iter().position(|slot| slot.value == input.value);
-                    let same = trace.shape(input.value) == trace.shape(output.tensor.value);
-                    let (Some(slot), true) = (slot, same) else {
-                        let error = ShapeError::new(format!(
-                            "result `{}` can only take over an argument of the same shape",
-                            output.name
-                        ));
-                        let shapes = [input.value, output.tensor.value];
-                        let shapes =
-                            shapes.iter().filter_map(|&v| trace.shape(v)).cloned().collect();
-                        trace.fail("finish", error, shapes, Location::caller());
-                        return Err(trace.error.unwrap_or_else(|| unreachable!("just recorded")));
-                    };
-                    Some(slot)
+            match trace.slot(self, &output) {
+                Ok((value, donated_from)) => {
+                    results.push(value);
+                    slots.push(OutputSlot { name: output.name, role: output.role, donated_from });
                 }
-            };
-            results.push(output.tensor.value);
-            slots.push(OutputSlot { name: output.name, role: output.role, donated_from });
+                Err(error) => trace.fail("finish", error, Vec::new(), location),
+            }
+        }
+        if let Some(error) = trace.error {
+            return Err(error);
         }
         trace.region(MAIN).results = results;
         let Trace { values, regions, inputs, .. } = trace;
         Ok(Function { values, regions, inputs, outputs: slots })
+    }
+
+    /// Records an error that the model's own code found, at the caller's line.
+    #[track_caller]
+    pub fn reject(&self, operation: &str, message: impl Into<String>) -> Tensor<'_> {
+        self.fail(operation, ShapeError::new(message), Vec::new(), Location::caller())
     }
 
     /// The path of the part of the model being traced.
@@ -388,6 +387,42 @@ impl Graph {
 }
 
 impl Trace {
+    /// The tensor as `region` sees it, or why it cannot be a result there.
+    fn visible(
+        &mut self,
+        graph: &Graph,
+        tensor: Tensor<'_>,
+        region: RegionId,
+    ) -> Result<ValueId, ShapeError> {
+        if !std::ptr::eq(tensor.graph, graph) {
+            return Err(ShapeError::new("a result belongs to another graph"));
+        }
+        if self.shape(tensor.value).is_none() {
+            return Err(ShapeError::new("a result was never computed"));
+        }
+        self.resolve(tensor.value, region).ok_or_else(|| {
+            ShapeError::new("a result belongs to a loop body or branch that is already closed")
+        })
+    }
+
+    /// A result of the program: its value and the argument whose memory it takes over.
+    fn slot(
+        &mut self,
+        graph: &Graph,
+        output: &NamedResult<'_>,
+    ) -> Result<(ValueId, Option<usize>), ShapeError> {
+        let value = self.visible(graph, output.tensor, MAIN)?;
+        let Some(input) = output.donated else { return Ok((value, None)) };
+        let slot = self.inputs.iter().position(|slot| slot.value == input.value);
+        match slot {
+            Some(slot) if self.shape(input.value) == self.shape(value) => Ok((value, Some(slot))),
+            _ => Err(ShapeError::new(format!(
+                "result `{}` can only take over an argument of the same shape",
+                output.name
+            ))),
+        }
+    }
+
     fn shape(&self, value: ValueId) -> Option<&Shape> {
         self.values.get(value.0 as usize).map(|value| &value.shape)
     }

@@ -11,7 +11,7 @@ mod session;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use graph::{DType, Role, Shape, ShardingRules};
+use graph::{DType, Role, Shape};
 use runtime::{Argument, Array, CompileChoices, CompileInfo, DeviceMesh, Executable, Runtime};
 
 use crate::config::ModelConfig;
@@ -43,9 +43,21 @@ pub enum ProgramKey {
 /// What takes long while a model gets ready, for whoever shows progress.
 #[derive(Clone, Debug)]
 pub enum Progress<'a> {
-    Weights { done_bytes: u64, total_bytes: u64 },
-    Compiling { program: &'a str },
-    Compiled { program: &'a str, info: &'a CompileInfo },
+    Weights {
+        done_bytes: u64,
+        total_bytes: u64,
+    },
+    Compiling {
+        program: &'a str,
+    },
+    Compiled {
+        program: &'a str,
+        info: &'a CompileInfo,
+    },
+    /// Weights in the checkpoint that no part of the model asks for: its config may be wrong.
+    Unused {
+        names: &'a [&'a str],
+    },
 }
 
 /// Called with each step of [`Progress`].
@@ -233,8 +245,7 @@ impl Engine {
     fn activation(&self, shape: &Shape, words: &[u32]) -> Result<Array, EngineError> {
         debug_assert_eq!(shape.dtype.bytes(), 4);
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        let rules = ShardingRules::transformer();
-        let sharding = rules.resolve(Role::Activation, shape, self.mesh.mesh());
+        let sharding = self.options.rules.resolve(Role::Activation, shape, self.mesh.mesh());
         Ok(Array::from_host(&self.mesh, shape, &sharding, &bytes)?)
     }
 }

@@ -7,8 +7,8 @@ mod sampler;
 mod score;
 
 use graph::{
-    DType, EmitOptions, Function, Graph, Kernels, Mesh, NamedResult, Program, Role, Shape, Tensor,
-    TraceError, output,
+    DType, EmitOptions, Function, Graph, Kernels, Mesh, NamedResult, Program, Role, Shape,
+    ShardingRules, Tensor, TraceError, output,
 };
 
 use runtime::PluginKind;
@@ -28,6 +28,8 @@ pub struct ProgramOptions {
     pub dtype: DType,
     pub layers: Layers,
     pub mesh: Mesh,
+    /// How tensors are laid out over the mesh.
+    pub rules: ShardingRules,
     pub kernels: Kernels,
 }
 
@@ -39,7 +41,9 @@ impl ProgramOptions {
             PluginKind::Cpu => (DType::F32, Layers::Unrolled),
             PluginKind::Tpu | PluginKind::Cuda => (DType::Bf16, Layers::Scanned),
         };
-        ProgramOptions { dtype, layers, mesh: Mesh::single(), kernels: Kernels::default() }
+        let rules = ShardingRules::transformer();
+        let (mesh, kernels) = (Mesh::single(), Kernels::default());
+        ProgramOptions { dtype, layers, mesh, rules, kernels }
     }
 }
 
@@ -96,8 +100,8 @@ impl<'a, 'g> Tracing<'a, 'g> {
         let function: Function = self.graph.finish(results)?;
         let emit = EmitOptions {
             mesh: self.options.mesh.clone(),
+            rules: self.options.rules.clone(),
             kernels: self.options.kernels.clone(),
-            ..EmitOptions::default()
         };
         let (data, cache) = (self.data.len(), self.cache.tensors.len());
         Ok(ModelProgram { program: function.program(name, &emit), data, cache, parameters })

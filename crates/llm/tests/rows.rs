@@ -35,6 +35,8 @@ struct Decoded {
     tokens: Vec<Vec<u32>>,
     log_probs: Vec<Vec<f64>>,
     positions: Vec<u32>,
+    /// For each row, a mark for each token that is in it.
+    seen: Vec<u8>,
     cache: Vec<Array>,
 }
 
@@ -70,6 +72,7 @@ impl Rows {
             tokens: vec![first.integers(TOKEN)],
             log_probs: vec![first.numbers(LOG_PROB)],
             positions: first.integers(POSITION),
+            seen: first.bytes(SEEN),
             cache: first.cache,
         };
         for _ in 0..steps {
@@ -79,14 +82,16 @@ impl Rows {
     }
 
     fn step(&self, before: Decoded) -> Decoded {
-        let Decoded { mut tokens, mut log_probs, positions, cache } = before;
+        let Decoded { mut tokens, mut log_probs, positions, seen, cache } = before;
         let last = tokens.last().unwrap();
         let mut data = vec![integers(last), integers(&positions)];
         data.extend(greedy(self.batch, self.vocab_size));
+        *data.last_mut().unwrap() = seen;
         let next = self.decode.run(&data, &cache);
         tokens.push(next.integers(TOKEN));
         log_probs.push(next.numbers(LOG_PROB));
-        Decoded { tokens, log_probs, positions: next.integers(POSITION), cache: next.cache }
+        let (positions, seen) = (next.integers(POSITION), next.bytes(SEEN));
+        Decoded { tokens, log_probs, positions, seen, cache: next.cache }
     }
 }
 
@@ -140,12 +145,14 @@ fn an_idle_row_leaves_no_trace() {
         let prompts = [9, 5].map(|length| golden::tokens(length, 2, rows.vocab_size));
         let mut decoded = rows.run(&prompts, 4);
         let (idle, busy) = (cache_of(0, &decoded.cache), cache_of(1, &decoded.cache));
+        let seen = decoded.seen[..rows.vocab_size].to_vec();
         for _ in 0..3 {
             decoded.positions[0] = CAPACITY as u32;
             decoded = rows.step(decoded);
         }
         assert!(idle == cache_of(0, &decoded.cache), "{here}: the idle row was written to");
         assert!(busy != cache_of(1, &decoded.cache), "{here}: the busy row was not");
+        assert!(seen == decoded.seen[..rows.vocab_size], "{here}: the idle row saw a token");
         let single = alone.run(&prompts[1..], 7);
         for (step, (found, expected)) in decoded.tokens.iter().zip(&single.tokens).enumerate() {
             assert_eq!(found[1], expected[0], "{here}, step {step}");

@@ -62,6 +62,11 @@ impl Event {
         Event { shared: Arc::new(Shared { table, raw, state: Mutex::new(State::Idle) }) }
     }
 
+    /// Whether the plugin answered no event at all.
+    pub(crate) fn is_null(&self) -> bool {
+        self.shared.raw.is_null()
+    }
+
     /// Blocks until the work is complete.
     ///
     /// # Errors

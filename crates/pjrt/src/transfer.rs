@@ -81,14 +81,11 @@ impl Client {
                 bytes.len()
             )));
         };
-        // SAFETY: the memory is owned by the action below, which runs when the plugin is done with it.
+        // SAFETY: the memory is kept by `release_when_done` below until the plugin is done with it.
         let (buffer, done) = unsafe {
             self.buffer_from_host(device, data, element_type, dimensions, sys::IMMUTABLE_ZERO_COPY)
         }?;
-        // If the plugin does not take the action, it is dropped without being run. The memory must then
-        // leak, for nobody can tell when it is free: hence `ManuallyDrop`.
-        let owner = ManuallyDrop::new(memory);
-        done.on_ready(Box::new(move |_| drop(ManuallyDrop::into_inner(owner))))?;
+        release_when_done(memory, &done)?;
         Ok(buffer)
     }
 
@@ -134,6 +131,19 @@ impl Client {
             Ok((Buffer::from_raw(Arc::clone(&self.inner), answer.buffer)?, done))
         }
     }
+}
+
+/// Drops the memory when the plugin says that it is done with it, and never if it does not say.
+fn release_when_done(memory: Arc<dyn HostMemory>, done: &Event) -> Result<()> {
+    // If the action is dropped without being run, the memory must leak, for nobody can tell when it is
+    // free: hence `ManuallyDrop`.
+    let owner = ManuallyDrop::new(memory);
+    if done.is_null() {
+        // Elsewhere the absence of an event means complete. Here the plugin may be using the memory
+        // itself, and not only as long as the buffer lives: a run that was given the buffer outlives it.
+        return Ok(());
+    }
+    done.on_ready(Box::new(move |_| drop(ManuallyDrop::into_inner(owner))))
 }
 
 impl Buffer {
@@ -275,5 +285,27 @@ impl Drop for HostTransfer {
         // The plugin may still be writing. As in `buffer_from_owned`, leak rather than free too early.
         let storage = ManuallyDrop::new(storage);
         let _ = self.event.on_ready(Box::new(move |_| drop(ManuallyDrop::into_inner(storage))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::MaybeUninit;
+
+    use super::*;
+    use crate::table::Table;
+
+    #[test]
+    fn memory_whose_release_nobody_tells_is_kept() {
+        // SAFETY: numbers, pointers and optional functions may all be zero. No function is found in a
+        // table of size zero.
+        let api: sys::Api = unsafe { MaybeUninit::zeroed().assume_init() };
+        // SAFETY: the table is never freed.
+        let table = unsafe { Table::new(Box::leak(Box::new(api))) };
+        // SAFETY: null is allowed.
+        let done = unsafe { Event::from_raw(table, std::ptr::null_mut()) };
+        let memory: Arc<Vec<u8>> = Arc::new(vec![1, 2, 3]);
+        release_when_done(memory.clone(), &done).unwrap();
+        assert_eq!(Arc::strong_count(&memory), 2);
     }
 }

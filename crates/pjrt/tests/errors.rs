@@ -109,6 +109,58 @@ fn a_library_without_the_symbol_is_no_plugin() {
     assert!(error.to_string().contains("GetPjrtApi"), "{error}");
 }
 
+/// A library with nothing of a plugin but its version. C, since a library of Rust's would have to be
+/// a crate of its own; `None` where there is no compiler for it.
+#[cfg(target_os = "linux")]
+fn plugin_of_version(major: i32, minor: i32) -> Option<std::path::PathBuf> {
+    let source = format!(
+        r#"
+#include <stddef.h>
+struct version {{ size_t struct_size; void *extension_start; int major; int minor; }};
+struct api {{ size_t struct_size; void *extension_start; struct version version; }};
+static const struct api api = {{
+    sizeof(struct api), NULL, {{ sizeof(struct version), NULL, {major}, {minor} }}
+}};
+const struct api *GetPjrtApi(void) {{ return &api; }}
+"#
+    );
+    let source = temporary_file(&format!("version-{major}-{minor}.c"), source.as_bytes());
+    let library = source.with_extension("so");
+    let compiler = std::process::Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .args([&library, &source])
+        .status();
+    std::fs::remove_file(&source).unwrap();
+    match compiler {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        status => {
+            assert!(status.unwrap().success());
+            Some(library)
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_plugin_of_another_interface_is_named_with_both_versions() {
+    let test = "a_plugin_of_another_interface_is_named_with_both_versions";
+    for (major, minor) in [(0, 53), (1, 3)] {
+        let Some(path) = plugin_of_version(major, minor) else {
+            return support::skip(test, "no C compiler called cc");
+        };
+        let error = Plugin::load(&path).unwrap_err();
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(error, Error::ApiMismatch { .. }), "{error}");
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "{} speaks PJRT API {major}.{minor}, and this program needs 0.54 or a later 0.x: install another version of the plugin",
+                path.display()
+            )
+        );
+    }
+}
+
 #[test]
 fn a_plugin_is_loaded_once() {
     let test = "a_plugin_is_loaded_once";

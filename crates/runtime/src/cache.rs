@@ -214,11 +214,11 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
-/// SHA-256 of a plugin's library. Reading hundreds of megabytes at every start would be felt, so
+/// SHA-256 of a plugin's library, or of a tool that a plugin runs. Reading hundreds of megabytes at every start would be felt, so
 /// the digest is remembered for as long as the file's size, time and number stay the same.
 ///
 /// # Errors
-/// When the library cannot be read. A digest that cannot be remembered is no error.
+/// When the file cannot be read. A digest that cannot be remembered is no error.
 pub fn plugin_digest(cache: &CacheFolder, library: &Path) -> Result<String, FolderError> {
     let wrap = |source| FolderError::from_io(library, source);
     let library_path = fs::canonicalize(library).map_err(wrap)?;

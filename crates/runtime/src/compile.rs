@@ -8,8 +8,8 @@ use crate::chips;
 use crate::device::{CPU_DEVICE_COUNT, Runtime};
 use crate::discover::{PluginKind, PluginLocation};
 use crate::environment::{
-    Variable, compile_only_environment, processor_features, relevant_environment,
-    required_environment,
+    Variable, compile_only_environment, cuda_tools, effective_environment, processor_features,
+    processor_threads, required_environment,
 };
 use crate::error::{Error, Result};
 use crate::executable::Executable;
@@ -37,6 +37,9 @@ pub enum CacheUse {
     Miss,
     /// There was an entry and it was of no use; says why, which should reach the user.
     Replaced(String),
+    /// It was compiled but could not be kept for the next time; says why, which should reach the
+    /// user.
+    NotKept(String),
 }
 
 /// How a program came to be.
@@ -142,58 +145,79 @@ impl Compiler {
         };
         let mut environment = required_environment(location, devices);
         environment.extend(compile_only_environment(location));
-        let (outcome, cache) = self.compile(program, location, &job, |job| {
-            Ok(worker::run(job, &environment, self.limits, &self.folder)?)
+        let request = Request { program, location, job: &job, environment: &environment };
+        let (outcome, cache) = self.compile(&request, || {
+            Ok(worker::run(&job, &environment, self.limits, &self.folder)?)
         })?;
         target_report(program, target, outcome, cache)
     }
 
     /// Takes the outcome from the cache, or from `run`, whose outcome it then keeps. Refusals are
     /// kept only if they say that the program does not fit: others may have passing causes.
+    ///
+    /// A cache that cannot be read or written costs time and no result, so it is no error.
     fn compile(
         &self,
-        program: &Program,
-        location: &PluginLocation,
-        job: &Job,
-        run: impl FnOnce(&Job) -> Result<Outcome>,
+        request: &Request<'_>,
+        run: impl FnOnce() -> Result<Outcome>,
     ) -> Result<(Outcome, CacheUse)> {
-        let key = self.key(program, location, job)?;
-        let cache = match self.cache.get(&key)? {
-            Lookup::Hit(bytes) => match Outcome::from_bytes(&bytes) {
+        let key = self.key(request)?;
+        let cache = match self.cache.get(&key) {
+            Ok(Lookup::Hit(bytes)) => match Outcome::from_bytes(&bytes) {
                 Ok(outcome) => return Ok((outcome, CacheUse::Hit)),
                 Err(error) => CacheUse::Replaced(error.to_string()),
             },
-            Lookup::Miss => CacheUse::Miss,
-            Lookup::Damaged(reason) => CacheUse::Replaced(reason),
+            Ok(Lookup::Miss) => CacheUse::Miss,
+            Ok(Lookup::Damaged(reason)) => CacheUse::Replaced(reason),
+            Err(error) => CacheUse::Replaced(error.to_string()),
         };
-        let outcome = run(job)?;
+        let outcome = run()?;
         let keep = !matches!(outcome, Outcome::Refused { out_of_memory: false, .. });
-        if keep && let Ok(bytes) = outcome.to_bytes() {
-            self.cache.put(&key, &bytes)?;
+        if keep
+            && let Ok(bytes) = outcome.to_bytes()
+            && let Err(error) = self.cache.put(&key, &bytes)
+        {
+            return Ok((outcome, CacheUse::NotKept(error.to_string())));
         }
         Ok((outcome, cache))
     }
 
-    fn key(&self, program: &Program, location: &PluginLocation, job: &Job) -> Result<CacheKey> {
+    fn key(&self, request: &Request<'_>) -> Result<CacheKey> {
+        let Request { program, location, job, environment } = request;
         let plugin = plugin_digest(&self.folder, &location.path)?;
         // The job names the plugin's path and the text with locations: neither changes the result.
         let device = serde_json::to_vec(&job.device).unwrap_or_default();
         let wanted = [u8::from(job.optimized_program), u8::from(job.executable)];
-        let environment = format!("{:?}", relevant_environment(location.kind));
-        let processor = match location.kind {
-            PluginKind::Cpu => processor_features(),
-            PluginKind::Tpu | PluginKind::Cuda => String::new(),
+        let variables = format!("{:?}", effective_environment(location.kind, environment));
+        let (processor, threads) = match location.kind {
+            PluginKind::Cpu => (processor_features(), processor_threads(environment)),
+            PluginKind::Tpu | PluginKind::Cuda => (String::new(), String::new()),
         };
+        let mut tools = String::new();
+        for (name, path) in cuda_tools(location, environment) {
+            tools += &format!("{name} {}\n", plugin_digest(&self.folder, &path)?);
+        }
         Ok(CacheKey::new(&[
             ("plugin", plugin.as_bytes()),
             ("device", &device),
             ("wanted", &wanted),
             ("options", &job.options),
-            ("environment", environment.as_bytes()),
+            ("environment", variables.as_bytes()),
             ("processor", processor.as_bytes()),
+            ("threads", threads.as_bytes()),
+            ("tools", tools.as_bytes()),
             ("text", program.text_without_locations.as_bytes()),
         ]))
     }
+}
+
+/// Everything that a compilation's result depends on.
+struct Request<'a> {
+    program: &'a Program,
+    location: &'a PluginLocation,
+    job: &'a Job,
+    /// What the compiler's process has in its environment on top of this one's.
+    environment: &'a [Variable],
 }
 
 fn cpu_client(devices: usize) -> JobDevice {
@@ -292,20 +316,33 @@ impl Runtime {
         // Devices of other processes are not there in a worker.
         let alone = self.devices().len() == inner.cpu_devices;
         let isolated = inner.location.kind == PluginKind::Cpu && alone && worker::is_available();
-        let environment: Vec<Variable> = required_environment(&inner.location, inner.cpu_devices);
-        let run = |job: &Job| match isolated {
-            true => Ok(worker::run(job, &environment, compiler.limits, &compiler.folder)?),
-            false => Ok(worker::compile_with_client(job, &inner.client)),
+        // In this process the plugin has read the environment already, such as it is.
+        let environment = match isolated {
+            true => required_environment(&inner.location, inner.cpu_devices),
+            false => Vec::new(),
         };
-        let (outcome, cache) = compiler.compile(program, &inner.location, &job, run)?;
+        let request =
+            Request { program, location: &inner.location, job: &job, environment: &environment };
+        let run = || match isolated {
+            true => Ok(worker::run(&job, &environment, compiler.limits, &compiler.folder)?),
+            false => Ok(worker::compile_with_client(&job, &inner.client)),
+        };
+        let (outcome, cache) = compiler.compile(&request, run)?;
         let report = accept(program, outcome)?;
         match self.load(program, &mesh, &report, cache.clone()) {
-            Err(Error::Plugin(error)) if cache == CacheUse::Hit => {
+            // Compiling again would not change how much of the donated memory is reused.
+            Err(Error::Plugin(error))
+                if cache == CacheUse::Hit && !matches!(error, pjrt::Error::Donation { .. }) =>
+            {
                 // Another machine's or another version's code; the plugin knows better than our key.
-                compiler.cache.remove(&compiler.key(program, &inner.location, &job)?);
-                let (outcome, _) = compiler.compile(program, &inner.location, &job, run)?;
+                compiler.cache.remove(&compiler.key(&request)?);
+                let (outcome, cache) = compiler.compile(&request, run)?;
                 let report = accept(program, outcome)?;
-                self.load(program, &mesh, &report, CacheUse::Replaced(error.to_string()))
+                let cache = match cache {
+                    CacheUse::NotKept(reason) => CacheUse::NotKept(reason),
+                    _ => CacheUse::Replaced(error.to_string()),
+                };
+                self.load(program, &mesh, &report, cache)
             }
             loaded => loaded,
         }

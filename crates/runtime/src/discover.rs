@@ -112,8 +112,10 @@ pub enum DiscoverError {
         "no {kind} plugin was found; run `fungible plugin install {package}`, or point {variable} at one"
     )]
     NotFound { kind: PluginKind, package: &'static str, variable: &'static str },
-    #[error("{variable} points at {path}, which is not a file; correct or unset it")]
-    NoSuchFile { variable: &'static str, path: PathBuf },
+    #[error(
+        "the {kind} plugin was said to be {path}, which is not a file; correct the flag or {variable}"
+    )]
+    NoSuchFile { kind: PluginKind, variable: &'static str, path: PathBuf },
 }
 
 /// Looks for plugins; asks Python at most once.
@@ -168,7 +170,7 @@ impl Discovery {
         let variable = kind.environment_variable();
         if let Some(path) = self.given.get(&kind) {
             if !path.is_file() {
-                return Err(DiscoverError::NoSuchFile { variable, path: path.clone() });
+                return Err(DiscoverError::NoSuchFile { kind, variable, path: path.clone() });
             }
             return Ok(PluginLocation {
                 kind,

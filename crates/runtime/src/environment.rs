@@ -1,5 +1,6 @@
-//! What has to be known of the machine itself: its processor, for cache keys, and what must be in
-//! the environment before a plugin is loaded. Reads; changes nothing.
+//! What has to be known of the machine itself: its processor and what compilers read from the
+//! environment, for cache keys, and what must be in the environment before a plugin is loaded. Reads;
+//! changes nothing.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -17,6 +18,21 @@ pub fn processor_features() -> String {
     };
     let lines: Vec<&str> = first.lines().filter(wanted).collect();
     format!("{} {}", std::env::consts::ARCH, lines.join("; "))
+}
+
+/// How many threads XLA will share a CPU program's work out over, as far as it can be told from
+/// here: the number is compiled into the program. `added` is what the compiler's process has in its
+/// environment on top of this one's.
+pub fn processor_threads(added: &[Variable]) -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    // XLA counts these; the standard library also looks at the share of time that a container has.
+    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed:"));
+    let allowed: u32 = allowed
+        .map(|mask| mask.chars().filter_map(|digit| digit.to_digit(16)).map(u32::count_ones).sum())
+        .unwrap_or_default();
+    let available = std::thread::available_parallelism().map_or(1, usize::from);
+    let wanted = effective("NPROC", added).unwrap_or_default();
+    format!("{allowed} {available} {wanted}")
 }
 
 /// A variable that a plugin reads.
@@ -54,7 +70,7 @@ pub fn required_environment(location: &PluginLocation, devices: usize) -> Vec<Va
             if let Some(folder) = &location.cuda_folder
                 && !flags.contains("--xla_gpu_cuda_data_dir")
             {
-                let flag = format!("--xla_gpu_cuda_data_dir={}", folder.display());
+                let flag = format!("{CUDA_FOLDER_FLAG}{}", folder.display());
                 variables.push(variable("XLA_FLAGS", format!("{flags} {flag}").trim()));
             }
         }
@@ -75,14 +91,53 @@ pub fn compile_only_environment(location: &PluginLocation) -> Vec<Variable> {
     }
 }
 
-/// The variables of this process that change what a compiler produces: part of the cache key.
-pub fn relevant_environment(kind: PluginKind) -> Vec<Variable> {
-    let names: &[&str] = match kind {
+/// Tells XLA where its CUDA tools are.
+const CUDA_FOLDER_FLAG: &str = "--xla_gpu_cuda_data_dir=";
+
+fn relevant_names(kind: PluginKind) -> &'static [&'static str] {
+    match kind {
         PluginKind::Cpu | PluginKind::Cuda => &["XLA_FLAGS"],
-        PluginKind::Tpu => &["XLA_FLAGS", "LIBTPU_INIT_ARGS"],
+        PluginKind::Tpu => &["XLA_FLAGS", "LIBTPU_INIT_ARGS", "TPU_SKIP_MDS_QUERY"],
+    }
+}
+
+/// The variable's value in a process with `added` on top of this one's environment.
+fn effective(name: &str, added: &[Variable]) -> Option<String> {
+    let added = added.iter().rev().find(|(of, _)| of == name).map(|(_, value)| value.clone());
+    added.or_else(|| std::env::var(name).ok())
+}
+
+/// The variables of this process that change what a compiler produces.
+pub fn relevant_environment(kind: PluginKind) -> Vec<Variable> {
+    effective_environment(kind, &[])
+}
+
+/// The variables that change what a compiler produces, as it sees them in a process with `added` on
+/// top of this one's environment: part of the cache key. Where the CUDA tools lie is left out, since
+/// what matters is what they are ([`cuda_tools`]).
+pub fn effective_environment(kind: PluginKind, added: &[Variable]) -> Vec<Variable> {
+    let value = |name: &&str| {
+        let value = effective(name, added)?;
+        let words = value.split_whitespace().filter(|word| !word.starts_with(CUDA_FOLDER_FLAG));
+        Some(variable(name, words.collect::<Vec<_>>().join(" ")))
     };
-    let value = |name: &&str| std::env::var(name).ok().map(|value| variable(name, value));
-    names.iter().filter_map(value).collect()
+    let set = relevant_names(kind).iter().filter_map(value);
+    set.filter(|(_, value)| !value.is_empty()).collect()
+}
+
+/// The files that XLA's CUDA compiler takes parts of its result from or runs, where it is known in
+/// which folder it looks for them. Relative names with paths, only of those that are there.
+pub fn cuda_tools(location: &PluginLocation, added: &[Variable]) -> Vec<(&'static str, PathBuf)> {
+    const TOOLS: [&str; 3] = ["bin/ptxas", "bin/nvlink", "nvvm/libdevice/libdevice.10.bc"];
+    if location.kind != PluginKind::Cuda {
+        return Vec::new();
+    }
+    let flags = effective("XLA_FLAGS", added).unwrap_or_default();
+    let named = flags.split_whitespace().filter_map(|word| word.strip_prefix(CUDA_FOLDER_FLAG));
+    let named = named.last().map(PathBuf::from);
+    let Some(folder) = named.or_else(|| location.cuda_folder.clone()) else { return Vec::new() };
+    let tools = TOOLS.into_iter().map(|name| (name, folder.join(name)));
+    tools.filter(|(_, path)| path.is_file()).collect()
 }
 
 /// Says what a process was started again with, so that it is not done twice for the same.
@@ -122,6 +177,7 @@ pub fn restart_with(variables: &[Variable]) -> Option<Command> {
 mod tests {
     use super::*;
     use crate::discover::PluginSource;
+    use crate::folders::unique_name;
 
     fn location(kind: PluginKind) -> PluginLocation {
         PluginLocation {
@@ -151,6 +207,46 @@ mod tests {
         let variables = required_environment(&location(PluginKind::Cuda), 1);
         let flags = value(&variables, "XLA_FLAGS").unwrap();
         assert!(flags.ends_with("--xla_gpu_cuda_data_dir=/cuda"), "{flags}");
+    }
+
+    #[test]
+    fn the_key_has_what_the_compilers_process_sees() {
+        let flags = |text: &str| vec![variable("XLA_FLAGS", text)];
+        let key = |text: &str| effective_environment(PluginKind::Cuda, &flags(text));
+        assert_ne!(key("--xla_gpu_autotune_level=0"), key("--xla_gpu_autotune_level=4"));
+        // Where the tools lie says nothing about the result.
+        let (here, there) =
+            (format!("{CUDA_FOLDER_FLAG}/here"), format!("{CUDA_FOLDER_FLAG}/there"));
+        assert_eq!(key(&format!("--xla_a=1 {here}")), key(&format!("--xla_a=1 {there}")));
+        assert_eq!(key(&format!("--xla_a=1 {here}")), key("--xla_a=1"));
+        assert_eq!(key(&here), key(""));
+        let nproc = |count: &str| processor_threads(&[variable("NPROC", count)]);
+        assert_ne!(nproc("2"), nproc("16"));
+        let worker = compile_only_environment(&location(PluginKind::Tpu));
+        let seen = effective_environment(PluginKind::Tpu, &worker);
+        assert_eq!(value(&seen, "TPU_SKIP_MDS_QUERY").unwrap(), "1");
+    }
+
+    #[test]
+    fn cuda_tools_are_those_that_the_flags_name() {
+        let root = std::env::temp_dir().join(format!("fungible-tools-{}", unique_name()));
+        for folder in ["given/bin", "known/bin", "known/nvvm/libdevice"] {
+            std::fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        for file in ["given/bin/ptxas", "known/bin/ptxas", "known/nvvm/libdevice/libdevice.10.bc"] {
+            std::fs::write(root.join(file), file).unwrap();
+        }
+        let mut cuda = location(PluginKind::Cuda);
+        cuda.cuda_folder = Some(root.join("known"));
+        let flags = |text: String| [variable("XLA_FLAGS", text)];
+        let known = cuda_tools(&cuda, &flags("--xla_a=1".to_string()));
+        let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["bin/ptxas", "nvvm/libdevice/libdevice.10.bc"]);
+        let given = format!("{CUDA_FOLDER_FLAG}{}", root.join("given").display());
+        let given = cuda_tools(&cuda, &flags(given));
+        assert_eq!(given, [("bin/ptxas", root.join("given/bin/ptxas"))]);
+        assert!(cuda_tools(&location(PluginKind::Cpu), &flags(String::new())).is_empty());
+        std::fs::remove_dir_all(root).unwrap();
     }
 
     #[test]

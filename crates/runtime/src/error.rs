@@ -64,6 +64,10 @@ pub enum Error {
     ArgumentCount { program: String, expected: usize, given: usize },
     #[error("argument `{argument}` of `{program}`: {reason}")]
     Argument { program: String, argument: String, reason: String },
+    #[error(
+        "the plugin copied argument `{argument}` of `{program}` instead of reusing its memory, which was donated; pass it by reference, or give it an output of the same shape, type and sharding"
+    )]
+    DonationUnused { program: String, argument: String },
     #[error("the array is {expected} bytes long and was given {given}")]
     Length { expected: usize, given: usize },
     #[error(

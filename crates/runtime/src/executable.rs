@@ -1,5 +1,7 @@
 //! Programs on devices: arguments in, arrays out, without waiting.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use graph::{Input, Output, Program};
 use pjrt::{Event, LoadedExecutable};
 
@@ -18,6 +20,8 @@ pub struct Executable {
     mesh: DeviceMesh,
     loaded: LoadedExecutable,
     info: CompileInfo,
+    /// Whether a run has shown that donated memory is reused; every run of a program does the same.
+    reuses_donations: AtomicBool,
     /// For each device that the plugin runs the program on, which of our shards is its.
     shard_of_device: Vec<usize>,
     /// The index ranges of every output's shards, in the order of shards.
@@ -95,10 +99,14 @@ impl Executable {
         loaded: LoadedExecutable,
         info: CompileInfo,
     ) -> Result<Executable> {
-        let donated = program.donated_bytes_per_device() as u64;
-        if donated > 0 {
-            // A plugin that copies instead of reusing would double the memory without a word.
-            loaded.check_donation(donated)?;
+        // A plugin that copies instead of reusing would double the memory without a word. The figure is
+        // the one from compiling: a plugin may have none of an executable that was only loaded. Where
+        // there is no figure at all, the first run shows it.
+        let donated_bytes = program.donated_bytes_per_device() as u64;
+        if let Some(aliased_bytes) = info.memory.map(|memory| memory.alias_bytes)
+            && aliased_bytes < donated_bytes
+        {
+            return Err(pjrt::Error::Donation { donated_bytes, aliased_bytes }.into());
         }
         let run_error = |reason: String| Error::Run { program: program.name.clone(), reason };
         let addressable: Vec<(usize, &pjrt::Device)> = mesh.addressable().collect();
@@ -136,6 +144,7 @@ impl Executable {
             mesh: mesh.clone(),
             loaded,
             info,
+            reuses_donations: AtomicBool::new(false),
             shard_of_device,
         })
     }
@@ -165,12 +174,14 @@ impl Executable {
     ///
     /// # Errors
     /// [`Error::ArgumentCount`] and [`Error::Argument`] when the arguments are not what the program
-    /// takes, and what the plugin answers. What makes the run itself fail comes from its events.
+    /// takes, [`Error::DonationUnused`] when the plugin did not take over an argument's memory, and
+    /// what the plugin answers. What makes the run itself fail comes from its events.
     pub fn run(&self, arguments: Vec<Argument<'_>>) -> Result<Run> {
         self.check(&arguments)?;
         let devices = self.shard_of_device.len();
         let mut lists: Vec<Vec<pjrt::Argument<'_>>> = Vec::with_capacity(devices);
         lists.resize_with(devices, || Vec::with_capacity(arguments.len()));
+        let donates = arguments.iter().any(|argument| matches!(argument, Argument::Donated(_)));
         for argument in arguments {
             match argument {
                 Argument::Borrowed(array) => {
@@ -190,8 +201,21 @@ impl Executable {
             }
         }
         let execution = self.loaded.execute(lists)?;
+        if donates && !self.reuses_donations.load(Ordering::Relaxed) {
+            self.check_donations(&execution)?;
+            self.reuses_donations.store(true, Ordering::Relaxed);
+        }
         let outputs = self.collect(execution.outputs)?;
         Ok(Run { outputs, done: execution.done })
+    }
+
+    fn check_donations(&self, execution: &pjrt::Execution) -> Result<()> {
+        let Some(unused) = execution.unused_donations.first() else { return Ok(()) };
+        let argument = self.inputs.get(unused.argument).map(|input| input.name.clone());
+        Err(Error::DonationUnused {
+            program: self.name.clone(),
+            argument: argument.unwrap_or_default(),
+        })
     }
 
     fn check(&self, arguments: &[Argument<'_>]) -> Result<()> {

@@ -7,17 +7,17 @@
 //! <cache>/downloads/<wheel>              wheels that were fetched but not unpacked yet
 //! <cache>/compiled/<key>                 compiled programs
 //! <cache>/locks/<name>.lock              one process at a time installs a package
-//! <cache>/temporary/<process>-<n>/       work in progress; leftovers are swept
+//! <cache>/temporary/<random>/            work in progress, locked; leftovers are swept
 //! ```
 
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
 
-/// Nothing that this program does in a temporary folder takes longer, so older ones are leftovers.
-const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+mod temporary;
+
+pub use temporary::TemporaryFolder;
+pub(crate) use temporary::unique_name;
 
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
@@ -33,7 +33,7 @@ pub enum FolderError {
         "no permission to write {path}; make it writable or point FUNGIBLE_CACHE at another folder"
     )]
     Permission { path: PathBuf, source: io::Error },
-    #[error("cannot use {path}: {source}")]
+    #[error("cannot use {path}: {source}; put it right or point FUNGIBLE_CACHE at another folder")]
     Io { path: PathBuf, source: io::Error },
 }
 
@@ -106,13 +106,7 @@ impl CacheFolder {
     /// # Errors
     /// When the folder cannot be made.
     pub fn temporary(&self) -> Result<TemporaryFolder, FolderError> {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let parent = self.root.join("temporary");
-        sweep_leftovers(&parent);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = parent.join(format!("{}-{count}", std::process::id()));
-        create_folder(&path)?;
-        Ok(TemporaryFolder { path })
+        TemporaryFolder::make(&self.root.join("temporary"))
     }
 
     /// Takes the lock called `name`; `waiting` is called once if another process holds it.
@@ -144,24 +138,6 @@ pub struct FolderLock {
     _file: File,
 }
 
-#[derive(Debug)]
-pub struct TemporaryFolder {
-    path: PathBuf,
-}
-
-impl TemporaryFolder {
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for TemporaryFolder {
-    fn drop(&mut self) {
-        // What cannot be removed now is swept by a later run.
-        let _ = fs::remove_dir_all(&self.path);
-    }
-}
-
 /// Makes a folder and its parents.
 ///
 /// # Errors
@@ -176,17 +152,20 @@ pub fn create_folder(path: &Path) -> Result<(), FolderError> {
 /// When it cannot be written; nothing is left behind.
 pub fn write_whole(path: &Path, pieces: &[&[u8]]) -> Result<(), FolderError> {
     use std::io::Write;
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    fill_whole(path, |file| pieces.iter().try_for_each(|piece| file.write_all(piece)))
+}
+
+fn fill_whole(
+    path: &Path,
+    fill: impl FnOnce(&mut File) -> io::Result<()>,
+) -> Result<(), FolderError> {
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{}-{count}.tmp", std::process::id()));
+    name.push(format!(".{}.tmp", unique_name()));
     let partial = path.with_file_name(name);
     let write = || -> io::Result<()> {
-        let mut file = File::create(&partial)?;
-        for piece in pieces {
-            file.write_all(piece)?;
-        }
+        let mut file = File::options().write(true).create_new(true).open(&partial)?;
+        fill(&mut file)?;
         file.sync_data()?;
         fs::rename(&partial, path)
     };
@@ -196,53 +175,32 @@ pub fn write_whole(path: &Path, pieces: &[&[u8]]) -> Result<(), FolderError> {
     })
 }
 
-/// Removes temporary folders whose process has ended.
-fn sweep_leftovers(parent: &Path) {
-    let Ok(entries) = fs::read_dir(parent) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let process = name.to_str().and_then(|name| name.split_once('-')).map(|(id, _)| id);
-        let ended = process.is_some_and(process_has_ended);
-        let modified = entry.metadata().and_then(|data| data.modified()).ok();
-        let age = modified.and_then(|time| SystemTime::now().duration_since(time).ok());
-        if ended || age.is_some_and(|age| age > LEFTOVER_AGE) {
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
-/// Known only where the system lists its processes as files; elsewhere age decides.
-fn process_has_ended(id: &str) -> bool {
-    cfg!(target_os = "linux")
-        && Path::new("/proc/self").exists()
-        && !Path::new("/proc").join(id).exists()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_dead_process_leaves_nothing_behind() {
-        let root = std::env::temp_dir().join(format!("fungible-folders-{}", std::process::id()));
-        let cache = CacheFolder::at(&root);
-        // Process ids are far below this on every system.
-        let leftover = root.join("temporary").join("4294967295-0");
-        create_folder(&leftover).unwrap();
-        let mine = cache.temporary().unwrap();
-        assert!(mine.path().exists());
-        if cfg!(target_os = "linux") {
-            assert!(!leftover.exists());
-        }
-        let path = mine.path().to_path_buf();
-        drop(mine);
-        assert!(!path.exists());
+    fn a_disk_that_fills_up_leaves_the_old_file_and_no_partial_one() {
+        use std::io::Write;
+        let root = std::env::temp_dir().join(format!("fungible-full-{}", unique_name()));
+        create_folder(&root).unwrap();
+        let path = root.join("file");
+        write_whole(&path, &[b"o", b"ld"]).unwrap();
+        let error = fill_whole(&path, |file| {
+            file.write_all(b"half of")?;
+            Err(io::ErrorKind::StorageFull.into())
+        })
+        .unwrap_err();
+        assert!(matches!(error, FolderError::DiskFull { .. }), "{error}");
+        assert!(error.to_string().contains("the disk is full"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(&root).unwrap().count(), 1);
         fs::remove_dir_all(root).unwrap();
     }
 
     #[test]
     fn a_write_that_fails_leaves_no_partial_file() {
-        let root = std::env::temp_dir().join(format!("fungible-write-{}", std::process::id()));
+        let root = std::env::temp_dir().join(format!("fungible-write-{}", unique_name()));
         create_folder(&root).unwrap();
         // The name is taken by a folder, so the rename at the end fails.
         create_folder(&root.join("taken").join("inside")).unwrap();

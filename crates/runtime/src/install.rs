@@ -34,7 +34,7 @@ pub enum InstallError {
     )]
     NoNetwork { package: String, detail: String },
     #[error(
-        "{package} {version} is not in the package index that pip uses ({detail}); check pip's index settings"
+        "{package} {version} was not found in the package index that pip uses ({detail}); check the network and pip's index settings"
     )]
     NotInIndex { package: String, version: String, detail: String },
     #[error(

@@ -7,7 +7,7 @@ mod support;
 
 use std::fs;
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use graph::Mesh;
 use runtime::environment::{required_environment, restart_with};
-use runtime::worker::{self, Outcome};
+use runtime::worker::{self, Outcome, Report};
 use runtime::{
     Argument, Array, CacheUse, CompileChoices, Discovery, Error, Fit, PluginKind, Runtime,
     RuntimeOptions, Target,
@@ -65,6 +65,9 @@ fn main() {
         ("comes_from_the_cache_next_time", Box::new(|| comes_from_cache(&one, &folder))),
         ("replaces_damaged_cache_entries", Box::new(|| replaces_damaged(&one, &folder))),
         ("replaces_entries_that_do_not_load", Box::new(|| replaces_useless(&one, &folder))),
+        ("needs_no_cache_to_compile", Box::new(|| needs_no_cache(&open))),
+        ("finds_donations_without_use_when_compiling", Box::new(|| unused_when_compiling(&one))),
+        ("finds_donations_without_use_when_running", Box::new(|| unused_in_run(&one, &folder))),
         ("completes_without_blocking", Box::new(|| completes_without_blocking(&one))),
         ("compiles_for_a_number_of_cpu_devices", Box::new(|| compiles_for_cpu(&one))),
         ("a_worker_ends_with_its_parent", Box::new(|| ends_with_parent(&folder))),
@@ -143,15 +146,17 @@ fn comes_from_cache(runtime: &Runtime, folder: &Folder) {
     assert!(left.is_empty(), "{left:?}");
 }
 
+fn entries(folder: &Folder) -> Vec<PathBuf> {
+    let files = fs::read_dir(folder.path().join("compiled")).unwrap().flatten();
+    let entry = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "bin");
+    files.map(|file| file.path()).filter(entry).collect()
+}
+
 /// Compiles the program and answers the file that this put into the cache.
 fn new_entry(runtime: &Runtime, program: &graph::Program, folder: &Folder) -> PathBuf {
-    let entries = || -> Vec<_> {
-        let files = fs::read_dir(folder.path().join("compiled")).unwrap().flatten();
-        files.map(|file| file.path()).filter(|path| path.extension().is_some()).collect()
-    };
-    let before = entries();
+    let before = entries(folder);
     runtime.compile(program, &choices()).unwrap();
-    entries().into_iter().find(|path| !before.contains(path)).unwrap()
+    entries(folder).into_iter().find(|path| !before.contains(path)).unwrap()
 }
 
 fn replaces_damaged(runtime: &Runtime, folder: &Folder) {
@@ -166,24 +171,86 @@ fn replaces_damaged(runtime: &Runtime, folder: &Folder) {
     assert_eq!(runtime.compile(&program, &choices()).unwrap().info().cache, CacheUse::Hit);
 }
 
-/// An entry as it was written, whose code the plugin refuses: another build's, say.
-fn replaces_useless(runtime: &Runtime, folder: &Folder) {
+/// Changes what a cache entry says, as if it had been written so.
+fn rewrite_entry(path: &Path, change: impl FnOnce(&mut Report)) {
     use sha2::Digest;
     const HEADER_BYTES: usize = 8 + 4;
     const DIGEST_BYTES: usize = 64;
-    let program = add(9);
-    let new = new_entry(runtime, &program, folder);
-    let content = fs::read(&new).unwrap();
+    let content = fs::read(path).unwrap();
     let outcome = Outcome::from_bytes(&content[HEADER_BYTES + DIGEST_BYTES..]).unwrap();
     let Outcome::Compiled(mut report) = outcome else { panic!("{outcome:?}") };
-    report.executable = b"not an executable".to_vec();
+    change(&mut report);
     let body = Outcome::Compiled(report).to_bytes().unwrap();
     let digest = sha2::Sha256::digest(&body);
     let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    fs::write(&new, [&content[..HEADER_BYTES], digest.as_bytes(), &body].concat()).unwrap();
+    fs::write(path, [&content[..HEADER_BYTES], digest.as_bytes(), &body].concat()).unwrap();
+}
+
+/// Code that the plugin refuses: another build's, say.
+fn replaces_useless(runtime: &Runtime, folder: &Folder) {
+    let program = add(9);
+    let new = new_entry(runtime, &program, folder);
+    rewrite_entry(&new, |report| report.executable = b"not an executable".to_vec());
     let executable = runtime.compile(&program, &choices()).unwrap();
     assert!(matches!(executable.info().cache, CacheUse::Replaced(_)));
     assert_eq!(runtime.compile(&program, &choices()).unwrap().info().cache, CacheUse::Hit);
+}
+
+/// The folder for compiled programs is a file: nothing can be read from it or kept in it.
+fn needs_no_cache(open: &dyn Fn(&Folder, usize) -> Runtime) {
+    let folder = Folder::new("cpu-no-cache");
+    fs::write(folder.path().join("compiled"), b"in the way").unwrap();
+    let runtime = open(&folder, 1);
+    let program = add(3);
+    let executable = runtime.compile(&program, &choices()).unwrap();
+    match &executable.info().cache {
+        CacheUse::NotKept(reason) => assert!(reason.contains("compiled"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    let x = vector(&runtime, &program, &[1.0, 2.0, 3.0]);
+    let run = executable.run(vec![(&x).into(), (&x).into()]).unwrap();
+    assert_eq!(floats(&run.wait().unwrap()[0].to_host().unwrap()), [2.0, 4.0, 6.0]);
+}
+
+/// `add` whose text does not say that an output takes the donated input's memory.
+fn add_without_alias(elements: usize) -> graph::Program {
+    let mut program = add(elements);
+    program.text = program.text.replace(" {tf.aliasing_output = 0 : i32}", "");
+    program.text_without_locations.clone_from(&program.text);
+    program
+}
+
+fn unused_when_compiling(runtime: &Runtime) {
+    let program = add_without_alias(11);
+    for _ in 0..2 {
+        match runtime.compile(&program, &choices()).unwrap_err() {
+            Error::Plugin(pjrt::Error::Donation { donated_bytes, aliased_bytes }) => {
+                assert_eq!((donated_bytes, aliased_bytes), (44, 0));
+            }
+            other => panic!("{other}"),
+        }
+    }
+}
+
+/// As with a plugin that has no figures of what it compiled.
+fn unused_in_run(runtime: &Runtime, folder: &Folder) {
+    let program = add_without_alias(13);
+    let before = entries(folder);
+    runtime.compile(&program, &choices()).unwrap_err();
+    let new = entries(folder).into_iter().find(|path| !before.contains(path)).unwrap();
+    rewrite_entry(&new, |report| report.memory = None);
+    let executable = runtime.compile(&program, &choices()).unwrap();
+    assert_eq!(executable.info().cache, CacheUse::Hit);
+    let y = vector(runtime, &program, &[1.0; 13]);
+    // What is only borrowed says nothing about donations.
+    executable.run(vec![(&y).into(), (&y).into()]).unwrap().wait().unwrap();
+    let x = vector(runtime, &program, &[1.0; 13]);
+    match executable.run(vec![x.into(), (&y).into()]).unwrap_err() {
+        Error::DonationUnused { program, argument } => {
+            assert_eq!((program.as_str(), argument.as_str()), ("add", "x"));
+        }
+        other => panic!("{other}"),
+    }
 }
 
 /// Runs a future on this thread, which sleeps until it is woken.

@@ -103,8 +103,7 @@ fn compare(
         let bytes = array.to_host().map_err(explain)?;
         let found = Literal::from_bytes(expected.shape.clone(), &bytes).unwrap();
         let error = worst_error(&found, expected);
-        // Not `>`, which a NaN would pass.
-        if !(error <= tolerance(expected.shape.dtype)) {
+        if error.is_nan() || error > tolerance(expected.shape.dtype) {
             let some = |literal: &Literal| {
                 literal.values.iter().take(12).map(f64::to_string).collect::<Vec<_>>().join(" ")
             };

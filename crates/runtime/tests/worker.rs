@@ -7,6 +7,7 @@
 mod support;
 
 use std::io::{Read, Write};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -34,6 +35,9 @@ fn main() {
         ("a_worker_that_reads_nothing_is_stopped_too", Box::new(|| reads_nothing(&folder))),
         ("the_memory_limit_holds", Box::new(|| memory_limit(&folder))),
         ("a_worker_ends_with_its_parent", Box::new(ends_with_parent)),
+        ("a_worker_that_cannot_write_says_so", Box::new(|| cannot_write(&folder))),
+        ("an_answer_to_another_job_is_not_taken", Box::new(|| another_answer(&folder))),
+        ("a_worker_that_has_its_outcome_ends_well", Box::new(|| ends_well(&folder))),
         ("a_plugin_that_is_not_there_is_a_refusal", Box::new(|| no_plugin(&folder))),
         ("nothing_is_left_behind", Box::new(|| nothing_left(&folder))),
     ]);
@@ -46,9 +50,17 @@ fn misbehave(how: &str) {
             std::process::abort();
         }
         "exit" => std::process::exit(3),
-        "hang" => loop {
-            std::thread::sleep(Duration::from_secs(1));
-        },
+        "hang" => hang(),
+        // The worker itself goes on, with no place for its outcome.
+        "lose-folder" => std::fs::remove_dir_all(result_path().parent().unwrap()).unwrap(),
+        "answer-another" => {
+            let outcome = worker::Outcome::Compiled(worker::Report::default());
+            let answer = [&[b'0'; 32][..], &outcome.to_bytes().unwrap()].concat();
+            let partial = result_path().with_extension("partial");
+            std::fs::write(&partial, answer).unwrap();
+            std::fs::rename(&partial, result_path()).unwrap();
+            hang();
+        }
         "grow" => {
             let mut blocks: Vec<Vec<u8>> = Vec::new();
             loop {
@@ -59,6 +71,16 @@ fn misbehave(how: &str) {
         }
         other => panic!("unknown misbehaviour {other}"),
     }
+}
+
+fn hang() -> ! {
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+fn result_path() -> PathBuf {
+    std::env::var_os("FUNGIBLE_COMPILE_RESULT").unwrap().into()
 }
 
 fn job(program: String) -> Job {
@@ -118,6 +140,45 @@ fn memory_limit(folder: &Folder) {
         WorkerError::OverMemory { used_bytes, .. } => assert!(used_bytes > limit_bytes),
         other => panic!("{other}"),
     }
+}
+
+/// As on a full disk.
+fn cannot_write(folder: &Folder) {
+    let error = run("lose-folder", limits(), String::new(), folder);
+    assert!(matches!(error, WorkerError::CannotWrite { .. }), "{error}");
+    assert!(error.to_string().contains("free some space"), "{error}");
+}
+
+/// What a worker of another process left in the same place.
+fn another_answer(folder: &Folder) {
+    let error = run("answer-another", limits(), String::new(), folder);
+    assert!(matches!(error, WorkerError::Answer { .. }), "{error}");
+    assert!(error.to_string().contains("another job"), "{error}");
+}
+
+/// The end of its input is for a worker that is still compiling.
+fn ends_well(folder: &Folder) {
+    let result = folder.path().join("result");
+    let mut worker = Command::new(std::env::current_exe().unwrap())
+        .env("FUNGIBLE_COMPILE_WORKER", "1")
+        .env("FUNGIBLE_COMPILE_RESULT", &result)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut input = worker.stdin.take().unwrap();
+    let nonce = b"nonce";
+    input.write_all(&(nonce.len() as u64).to_le_bytes()).unwrap();
+    input.write_all(nonce).unwrap();
+    job(String::new()).write(&mut input).unwrap();
+    while !result.exists() {
+        assert!(worker.try_wait().unwrap().is_none_or(|status| status.success()));
+    }
+    drop(input);
+    assert!(worker.wait().unwrap().success());
+    let answer = std::fs::read(&result).unwrap();
+    let outcome = worker::Outcome::from_bytes(answer.strip_prefix(nonce).unwrap()).unwrap();
+    assert!(matches!(outcome, worker::Outcome::Refused { .. }), "{outcome:?}");
 }
 
 fn no_plugin(folder: &Folder) {

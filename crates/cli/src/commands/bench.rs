@@ -41,7 +41,7 @@ fn model(arguments: &BenchModelArguments) -> Outcome {
             .map(|(tokens, seconds)| json!({"tokens": tokens, "seconds": seconds}))
             .collect();
         let value = json!({"decode": decode, "prefill": prefill, "weights_bytes": weights_bytes});
-        println!("{value}");
+        console::line(value);
         return Ok(());
     }
     let heading = ["what", "median", "tokens/s", "weights read"].map(str::to_string).to_vec();

@@ -12,7 +12,7 @@ use llm::{ChatTemplate, Tokenizer};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
-use super::generate::{flush, no_tokenizer, rate};
+use super::generate::{no_tokenizer, rate};
 use crate::arguments::ChatArguments;
 use crate::console::{self, BOLD, DIM, styled};
 use crate::failure::{Exit, Failure, Outcome};
@@ -46,9 +46,9 @@ pub fn run(arguments: &ChatArguments) -> Outcome {
     chat.reset();
     progress.clear();
     let heading = format!("{} on {}", arguments.model, device_name(&engine));
-    anstream::eprintln!("{}", styled(BOLD, &heading));
+    console::remark(styled(BOLD, &heading));
     let hint = "/reset starts over, /exit or Ctrl-D ends, Ctrl-C stops an answer";
-    anstream::eprintln!("{}", styled(DIM, hint));
+    console::remark(styled(DIM, hint));
     let mut lines = Lines::new()?;
     while let Some(line) = lines.next()? {
         match line.trim() {
@@ -56,7 +56,7 @@ pub fn run(arguments: &ChatArguments) -> Outcome {
             "/exit" | "/quit" => break,
             "/reset" => {
                 chat.reset();
-                anstream::eprintln!("{}", styled(DIM, "a new conversation"));
+                console::remark(styled(DIM, "a new conversation"));
             }
             command if command.starts_with('/') => {
                 console::warning(&format!(
@@ -117,6 +117,7 @@ impl Chat<'_, '_> {
 
     /// Streams the answer to one message. An error leaves the conversation as it was before.
     fn answer(&mut self, text: &str) -> Outcome {
+        let before = self.messages.clone();
         self.messages.push(Message::new("user", text));
         match self.stream() {
             Ok(answer) => {
@@ -124,7 +125,7 @@ impl Chat<'_, '_> {
                 Ok(())
             }
             Err(failure) => {
-                self.messages.pop();
+                self.messages = before;
                 Err(failure)
             }
         }
@@ -150,8 +151,7 @@ impl Chat<'_, '_> {
                 count += 1;
                 match stream.push(generated.token) {
                     Ok(piece) => {
-                        print!("{}", piece.text);
-                        flush();
+                        console::print(&piece.text);
                         answer.push_str(&piece.text);
                     }
                     Err(error) => failed = Some(error),
@@ -164,7 +164,7 @@ impl Chat<'_, '_> {
         }
         let rest = stream.finish()?.text;
         answer.push_str(&rest);
-        println!("{rest}");
+        console::line(&rest);
         self.stop.store(false, Ordering::SeqCst);
         let ended = match finish {
             Finish::Stopped => ", stopped",
@@ -177,7 +177,7 @@ impl Chat<'_, '_> {
         let speed = speed.map_or_else(String::new, |rate| format!(", {rate:.1} tokens/s"));
         let waited = (first - started).as_secs_f64();
         let line = format!("{count} tokens, first after {waited:.2} s{speed}{ended}");
-        anstream::eprintln!("{}", styled(DIM, &line));
+        console::remark(styled(DIM, &line));
         Ok(answer)
     }
 

@@ -21,36 +21,28 @@ use crate::{model, open};
 pub fn run(arguments: &CompileArguments) -> Outcome {
     let progress = Progress::new();
     let cache = CacheFolder::from_environment()?;
-    // Every target is checked before the first compiler starts.
+    // Every target and mesh is checked before the first compiler starts.
     let targets: Vec<Target> =
         arguments.target.iter().map(|name| open::target(name)).collect::<Result<_, _>>()?;
     let config = model::config(&arguments.model, &cache, &progress)?;
+    let mesh = |target: Target| Ok((target, mesh_for(arguments, &config, &target)?));
+    let jobs: Vec<(Target, Mesh)> =
+        targets.into_iter().map(mesh).collect::<Result<_, Failure>>()?;
     let discovery = Discovery::new(cache.clone());
     let compiler = Compiler::new(cache)?;
     let mut values = Vec::new();
     let (mut misfits, mut failures) = (0, 0);
-    for target in &targets {
-        let mesh = match &arguments.mesh {
-            Some(text) => open::mesh(text)?,
-            None => choose_mesh(&config, target.devices()),
-        };
-        if mesh.devices() != target.devices() {
-            return Err(Failure::usage(format!(
-                "the mesh {mesh} has {} devices, {target} has {}",
-                mesh.devices(),
-                target.devices()
-            )));
-        }
+    for (target, mesh) in &jobs {
         if !arguments.json {
-            heading(target, &mesh);
+            heading(target, mesh);
         }
-        for traced in trace(arguments, &config, target, &mesh)? {
+        for traced in trace(arguments, &config, target, mesh)? {
             let name = &traced.program.name;
             if let Some(folder) = &arguments.dump {
                 dump(folder, target, &traced)?;
             }
             if arguments.layout && !arguments.json {
-                println!("{}", LayoutTable(&traced.program));
+                console::line(LayoutTable(&traced.program));
             }
             progress.spin(&format!("compiling {name} for {target}"));
             let report =
@@ -65,12 +57,15 @@ pub fn run(arguments: &CompileArguments) -> Outcome {
                     if !arguments.json {
                         line(name, &report);
                     }
-                    values.push(value(target, &mesh, name, &report));
+                    values.push(value(target, mesh, name, &report));
                 }
                 Err(failure) => {
                     failures += 1;
                     if !arguments.json {
-                        anstream::println!("  {name:<8} {} {failure}", styled(RED, "failed"));
+                        console::styled_line(format_args!(
+                            "  {name:<8} {} {failure}",
+                            styled(RED, "failed")
+                        ));
                     }
                     values.push(json!({
                         "target": target.to_string(), "program": name, "error": failure.to_string(),
@@ -80,7 +75,7 @@ pub fn run(arguments: &CompileArguments) -> Outcome {
         }
     }
     if arguments.json {
-        println!("{}", json!({"model": arguments.model, "programs": values}));
+        console::line(json!({"model": arguments.model, "programs": values}));
     }
     match (failures, misfits) {
         (0, 0) => Ok(()),
@@ -95,15 +90,33 @@ pub fn run(arguments: &CompileArguments) -> Outcome {
     }
 }
 
+/// The mesh that was asked for, or one that divides the model.
+fn mesh_for(
+    arguments: &CompileArguments,
+    config: &ModelConfig,
+    target: &Target,
+) -> Result<Mesh, Failure> {
+    let mesh = match &arguments.mesh {
+        Some(text) => open::mesh(text)?,
+        None => choose_mesh(config, target.devices()),
+    };
+    if mesh.devices() != target.devices() {
+        let (given, wanted) = (mesh.devices(), target.devices());
+        let message = format!("the mesh {mesh} has {given} devices, {target} has {wanted}");
+        return Err(Failure::usage(message));
+    }
+    Ok(mesh)
+}
+
 fn heading(target: &Target, mesh: &Mesh) {
     let memory = target.memory_bytes_per_device();
     let memory = memory.map_or_else(String::new, |bytes| format!(", {} each", gibibytes(bytes)));
     let devices = target.devices();
-    anstream::println!(
+    console::styled_line(format_args!(
         "{} ({devices} device{}{memory}; mesh {mesh})",
         styled(console::BOLD, &target.to_string()),
         if devices == 1 { "" } else { "s" },
-    );
+    ));
 }
 
 /// Prefill of one chunk for each replica, and decode of the whole batch.
@@ -145,13 +158,18 @@ fn line(name: &str, report: &TargetReport) {
         ),
         (Fit::Fits, None) => "the compiler reports no memory figures".to_string(),
     };
-    anstream::println!("  {name:<8} {verdict}  {details}  {}", compile_time(report));
+    let time = compile_time(report);
+    console::styled_line(format_args!("  {name:<8} {verdict}  {details}  {time}"));
 }
 
 fn compile_time(report: &TargetReport) -> String {
-    match report.cache {
-        CacheUse::Hit => format!("kept from a compilation of {:.1} s", report.compile_seconds),
-        _ => format!("compiled in {:.1} s", report.compile_seconds),
+    let seconds = report.compile_seconds;
+    match &report.cache {
+        CacheUse::Hit => format!("kept from a compilation of {seconds:.1} s"),
+        CacheUse::Miss | CacheUse::Replaced(_) => format!("compiled in {seconds:.1} s"),
+        CacheUse::NotKept(reason) => {
+            format!("compiled in {seconds:.1} s, but not kept for the next time: {reason}")
+        }
     }
 }
 

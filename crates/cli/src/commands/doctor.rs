@@ -54,7 +54,7 @@ pub fn run(arguments: &DoctorArguments) -> Outcome {
             .iter()
             .map(|chip| json!({"chip": chip.name, "chips": targets::legal_counts(chip)}))
             .collect();
-        println!("{}", json!({"findings": findings, "targets": targets}));
+        console::line(json!({"findings": findings, "targets": targets}));
         return Ok(());
     }
     for finding in &findings {
@@ -62,17 +62,18 @@ pub fn run(arguments: &DoctorArguments) -> Outcome {
             None => styled(GREEN, "ok"),
             Some(_) => styled(YELLOW, "--"),
         };
-        anstream::println!("{mark}  {:<22} {}", finding.what, finding.state);
+        console::styled_line(format_args!("{mark}  {:<22} {}", finding.what, finding.state));
         if let Some(advice) = &finding.advice {
-            anstream::println!("    {:<22} {}", "", styled(console::DIM, advice));
+            let advice = styled(console::DIM, advice);
+            console::styled_line(format_args!("    {:<22} {advice}", ""));
         }
     }
-    println!("\nTargets that can be compiled for (counts are chips):");
+    console::line("\nTargets that can be compiled for (counts are chips):");
     for chip in targets {
         let counts: Vec<String> =
             targets::legal_counts(chip).iter().take(12).map(|count| count.to_string()).collect();
         let more = if targets::legal_counts(chip).len() > 12 { ", ..." } else { "" };
-        println!("    {:<8} {}{more}", chip.name, counts.join(", "));
+        console::line(format_args!("    {:<8} {}{more}", chip.name, counts.join(", ")));
     }
     Ok(())
 }

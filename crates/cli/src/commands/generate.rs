@@ -1,6 +1,5 @@
 //! `fungible generate`: continues a text.
 
-use std::io::Write;
 use std::time::Instant;
 
 use llm::chat::{ChatInput, Message};
@@ -15,8 +14,9 @@ use crate::open::{self, Opened};
 pub fn run(arguments: &GenerateArguments) -> Outcome {
     let started = Instant::now();
     let sampling = arguments.sampling.settings(0.0)?;
-    let prompt = text_or_stdin(&arguments.prompt)?;
     let Opened { files, engine, progress } = open::open(&arguments.model, &arguments.device)?;
+    // Not before: opening may start this program again, with whatever is left of standard input.
+    let prompt = text_or_stdin(&arguments.prompt)?;
     let Some(tokenizer) = files.tokenizer()? else {
         return Err(no_tokenizer(&arguments.model));
     };
@@ -43,8 +43,7 @@ pub fn run(arguments: &GenerateArguments) -> Outcome {
     let mut session = engine.session();
     let show = !arguments.json;
     if show && !arguments.chat {
-        print!("{prompt}");
-        flush();
+        console::print(&prompt);
     }
     let finish =
         session.generate(&tokens, arguments.max_tokens, &sampling, end_tokens, |generated| {
@@ -80,12 +79,12 @@ pub fn run(arguments: &GenerateArguments) -> Outcome {
             "seconds_to_first_token": first,
             "tokens_per_second": rate,
         });
-        println!("{value}");
+        console::line(value);
     } else {
-        println!();
+        console::line("");
         let rate = rate.map_or_else(String::new, |rate| format!(", {rate:.1} tokens/s"));
         let line = format!("{} tokens, first after {first:.2} s{rate}", ids.len());
-        anstream::eprintln!("{}", console::styled(DIM, &line));
+        console::remark(console::styled(DIM, &line));
     }
     Ok(())
 }
@@ -93,14 +92,8 @@ pub fn run(arguments: &GenerateArguments) -> Outcome {
 fn emit(piece: &Piece, show: bool, text: &mut String) {
     text.push_str(&piece.text);
     if show {
-        print!("{}", piece.text);
-        flush();
+        console::print(&piece.text);
     }
-}
-
-/// Output that cannot be written (a closed pipe) ends the program at the next line anyway.
-pub fn flush() {
-    let _ = std::io::stdout().flush();
 }
 
 /// Tokens per second after the first one.

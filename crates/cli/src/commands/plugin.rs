@@ -28,7 +28,12 @@ fn install(name: &str) -> Outcome {
     };
     let progress = Progress::new();
     let path = model::install(package, &CacheFolder::from_environment()?, &progress)?;
-    println!("{} {} is installed: {}", package.name, package.version, path.display());
+    console::line(format_args!(
+        "{} {} is installed: {}",
+        package.name,
+        package.version,
+        path.display()
+    ));
     Ok(())
 }
 
@@ -63,17 +68,17 @@ fn list(json: bool) -> Outcome {
             .iter()
             .map(|l| json!({"kind": l.kind.name(), "path": l.path, "source": l.source.to_string()}))
             .collect();
-        println!("{}", json!({"packages": values, "found": found}));
+        console::line(json!({"packages": values, "found": found}));
         return Ok(());
     }
     console::table(&rows);
     for location in found {
-        println!(
+        console::line(format_args!(
             "{} is taken from {} ({})",
             location.kind,
             location.path.display(),
             location.source
-        );
+        ));
     }
     Ok(())
 }

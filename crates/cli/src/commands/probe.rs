@@ -10,6 +10,7 @@ use runtime::{CacheFolder, Discovery, PluginKind, PluginLocation, Runtime, Runti
 use serde::{Deserialize, Serialize};
 
 use crate::arguments::{Device, ProbeArguments};
+use crate::console;
 use crate::failure::{Failure, Outcome};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -39,7 +40,7 @@ pub fn run(arguments: &ProbeArguments) -> Outcome {
         Ok(format!("{} x {first}", devices.len()))
     });
     let findings = Findings { api: format!("{}.{}", api.major, api.minor), devices };
-    println!("{}", serde_json::to_string(&findings)?);
+    console::line(serde_json::to_string(&findings)?);
     Ok(())
 }
 

@@ -43,7 +43,7 @@ pub fn run(arguments: &ScoreArguments) -> Outcome {
             "total_log_prob": total,
             "perplexity": perplexity,
         });
-        println!("{value}");
+        console::line(value);
         return Ok(());
     }
     let heading = ["place", "token", "id", "log-prob", "likeliest"];
@@ -65,7 +65,7 @@ pub fn run(arguments: &ScoreArguments) -> Outcome {
         ]);
     }
     console::table(&rows);
-    println!("total log-probability {total:.4}, perplexity {perplexity:.4}");
+    console::line(format_args!("total log-probability {total:.4}, perplexity {perplexity:.4}"));
     Ok(())
 }
 

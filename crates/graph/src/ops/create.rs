@@ -19,6 +19,10 @@ struct Iota(DType, Axis, usize);
 /// A scalar of the given type; it broadcasts in arithmetic.
 #[track_caller]
 pub fn constant(graph: &Graph, dtype: DType, value: f64) -> Tensor<'_> {
+    if !dtype.is_float() && value.fract() != 0.0 {
+        let message = format!("{value} is no {dtype}; convert the tensor to a float first");
+        return graph.reject("constant", message);
+    }
     literal(graph, Literal::scalar(dtype, value))
 }
 
@@ -105,6 +109,12 @@ pub(crate) fn samples() -> Vec<Sample> {
                 constant(graph, DType::U32, 4_294_967_295.0),
             ]
         }),
+        Sample::error(
+            "mean of integers",
+            &[Shape::new(DType::S32, &[("a", 4)])],
+            |x| vec![x[0].mean(&["a"])],
+            "constant: 0.25 is no s32; convert the tensor to a float first",
+        ),
         Sample::new("iota", &one(), |x| {
             let graph = x[0].graph();
             vec![iota(graph, DType::S32, "b", 4), x[0] + iota(graph, DType::F32, "b", 2)]

@@ -5,7 +5,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use crate::DType;
-use crate::emit::{Call, Emitter, evaluate_composite, list};
+use crate::emit::{Call, Emitter, composite_shapes, evaluate_composite, list};
 use crate::error::ShapeError;
 use crate::evaluate::Evaluator;
 use crate::graph::{Graph, RegionId, Tensor};
@@ -54,9 +54,7 @@ impl Operation for CustomCallOperation {
     }
 
     fn infer(&self, operands: &[Shape]) -> Result<Vec<Shape>, ShapeError> {
-        let traced = crate::emit::composite_function(operands, self.0.reference);
-        let function = traced.map_err(|error| ShapeError::new(error.to_string()))?;
-        let shapes = function.result_shapes();
+        let shapes = composite_shapes(operands, self.0.reference)?;
         if shapes != self.0.results {
             let names = |shapes: &[Shape]| {
                 shapes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")

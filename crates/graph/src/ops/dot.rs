@@ -129,7 +129,11 @@ impl Operation for DotGeneral {
 
     fn emit(&self, emitter: &mut Emitter<'_>, call: &Call) {
         let (left, right) = (&call.operands[0].shape, &call.operands[1].shape);
-        let axes = self.flattened(left, right);
+        // Over several devices axes stay apart: two of them may be split differently.
+        let axes = match emitter.options().mesh.devices() {
+            1 => self.flattened(left, right),
+            _ => Vec::new(),
+        };
         let lhs = flatten(emitter, call, &call.operands[0], &axes);
         let rhs = flatten(emitter, call, &call.operands[1], &axes);
         let remaining = self.contract.iter().copied().filter(|axis| lhs.shape.has(axis));

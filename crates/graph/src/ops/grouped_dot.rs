@@ -1,7 +1,7 @@
 //! A matrix product in which each row meets the matrix of its group: the product of a mixture of
 //! experts, rows sorted by expert.
 
-use crate::emit::{Call, Emitter, evaluate_composite};
+use crate::emit::{Call, Emitter, composite_shapes, evaluate_composite};
 use crate::error::ShapeError;
 use crate::evaluate::Evaluator;
 use crate::graph::{RegionId, Tensor};
@@ -51,7 +51,7 @@ fn lower<'g>(operation: &GroupedDot, x: &[Tensor<'g>]) -> Vec<Tensor<'g>> {
     let zeros = ops::constant(graph, shape.dtype, 0.0).broadcast_to(&shape.axes);
     let walked = [matrices, ends - sizes, ends];
     let count = matrices.size(groups);
-    let (total, _) = graph.scan(groups, count, &[zeros], &walked, |_, carry, slices| {
+    let (total, _) = graph.scan(groups, count, &[zeros], &walked, 0, |_, carry, slices| {
         let mine = place.greater_equal(slices[1]).and(place.less(slices[2]));
         let none = ops::constant(graph, left.dtype(), 0.0);
         let product = mine.select(left, none).dot(slices[0], &[contract]);
@@ -84,7 +84,11 @@ impl Operation for GroupedDot {
         let mut axes = vec![left.axes[0]];
         let own = matrices.axes.iter().filter(|(a, _)| *a != self.groups && *a != self.contract);
         axes.extend(own);
-        Ok(vec![Shape { dtype: left.dtype, axes }])
+        let wanted = vec![Shape { dtype: left.dtype, axes }];
+        match composite_shapes(operands, |x| lower(self, x))? == wanted {
+            true => Ok(wanted),
+            false => Err(ShapeError::new("the operands do not fit together")),
+        }
     }
 
     fn emit(&self, emitter: &mut Emitter<'_>, call: &Call) {

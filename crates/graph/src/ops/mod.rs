@@ -24,7 +24,6 @@ pub use create::{constant, iota, literal};
 pub use custom_call::CustomCall;
 pub use gather::Combine;
 pub use random::threefry;
-pub use slice::concatenate;
 
 use crate::operation::Sample;
 

@@ -84,30 +84,25 @@ impl<'g> Tensor<'g> {
         self.graph().apply(DynamicUpdateSlice(axes), &operands)
     }
 
+    /// Joins this tensor and `others` along an axis, in order; all other axes agree.
+    #[track_caller]
+    pub fn concatenate(self, others: &[Tensor<'g>], axis: Axis) -> Tensor<'g> {
+        let names = self.shape().names();
+        let ordered = |tensor: &Tensor<'g>| match tensor.try_shape() {
+            Some(shape) if shape.rank() == names.len() => tensor.transpose(&names),
+            _ => *tensor,
+        };
+        let operands: Vec<Tensor<'g>> =
+            [self].into_iter().chain(others.iter().map(ordered)).collect();
+        self.graph().apply(Concatenate(axis), &operands)
+    }
+
     /// `low` copies of `value` before and `high` after the elements of an axis.
     #[track_caller]
     pub fn pad(self, axis: Axis, low: usize, high: usize, value: f64) -> Tensor<'g> {
         let value = ops::constant(self.graph(), self.dtype(), value);
         self.graph().apply(Pad { axis, low, high }, &[self, value])
     }
-}
-
-/// Joins tensors along an axis, in order; all other axes agree.
-#[track_caller]
-pub fn concatenate<'g>(tensors: &[Tensor<'g>], axis: Axis) -> Tensor<'g> {
-    let Some(&first) = tensors.first() else {
-        // There is no graph to record an error in; an empty list is a bug of the caller's code.
-        unreachable!("concatenate wants at least one tensor");
-    };
-    let names = first.shape().names();
-    let ordered: Vec<Tensor<'g>> = tensors
-        .iter()
-        .map(|tensor| match tensor.try_shape() {
-            Some(shape) if shape.rank() == names.len() => tensor.transpose(&names),
-            _ => *tensor,
-        })
-        .collect();
-    first.graph().apply(Concatenate(axis), &ordered)
 }
 
 fn missing(axis: Axis) -> ShapeError {
@@ -436,7 +431,7 @@ pub(crate) fn samples() -> Vec<Sample> {
             vec![x[0].dynamic_update_slice(x[1], &[("seq", x[3]), ("layers", x[2])])]
         }),
         Sample::new("concatenate", &[matrix(), matrix()], |x| {
-            vec![concatenate(&[x[0], x[1].slice("seq", 2, 3), x[0]], "seq")]
+            vec![x[0].concatenate(&[x[1].slice("seq", 2, 3), x[0]], "seq")]
         }),
         Sample::new("pad", &[matrix()], |x| vec![x[0].pad("seq", 1, 2, -1.0)]),
         Sample::error(
@@ -464,7 +459,7 @@ pub(crate) fn samples() -> Vec<Sample> {
         Sample::error(
             "concatenate of other axes",
             &[shape(), Shape::new(DType::F32, &[("layers", 2), ("seq", 6)])],
-            |x| vec![concatenate(x, "seq")],
+            |x| vec![x[0].concatenate(&x[1..], "seq")],
             "concatenate: f32[layers 2, seq 6] does not join f32[layers 3, seq 6] along `seq`",
         ),
         Sample::error(

@@ -1,6 +1,7 @@
 //! Weights from the checkpoint onto the devices, each shard read straight into the memory that the
 //! device uses where the plugin allows it.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 
@@ -20,10 +21,17 @@ impl Engine {
     pub(super) fn check_checkpoint(&self) -> Result<(), EngineError> {
         let cache = crate::models::CacheShape { batch: 1, capacity: 1 };
         let traced = crate::programs::decode(&self.config, &self.options, cache)?;
+        let mut wanted = BTreeSet::new();
         for spec in &traced.parameters {
             for name in layer_names(spec) {
                 self.checkpoint.expect(&name, &spec.checkpoint_shape)?;
+                wanted.insert(name);
             }
+        }
+        let is_unused = |name: &&str| !wanted.contains(*name) && !is_derived(name);
+        let names: Vec<&str> = self.checkpoint.names().filter(is_unused).collect();
+        if !names.is_empty() {
+            (self.on_progress)(Progress::Unused { names: &names });
         }
         Ok(())
     }
@@ -48,6 +56,13 @@ impl Engine {
         }
         Ok(traced.parameters.iter().map(|spec| weights[&spec.name].clone()).collect())
     }
+}
+
+/// Tensors that follow from the config or repeat another one.
+fn is_derived(name: &str) -> bool {
+    name.ends_with("rotary_emb.inv_freq")
+        || name == crate::config::ROPE_FACTORS_TENSOR
+        || name == "lm_head.weight"
 }
 
 /// The checkpoint's names of one weight: several when layers are stacked.

@@ -83,12 +83,7 @@ impl Session<'_> {
                 true => Some(self.step(&drawn, step, &settings)?),
                 false => None,
             };
-            let token = words(&drawn.token)?.first().copied().unwrap_or(0);
-            let log_prob = floats(&drawn.log_prob)?.first().copied().unwrap_or(f32::NAN);
-            if !log_prob.is_finite() {
-                self.forget();
-                return Err(EngineError::NotFinite { position: step });
-            }
+            let Generated { token, log_prob } = self.read(&drawn, step)?;
             if let Some(last) = last.replace(token) {
                 self.cached.push(last);
             }
@@ -107,10 +102,24 @@ impl Session<'_> {
         Ok(Finish::Length)
     }
 
+    /// The drawn token. A run that failed shows here, and its cache is of no more use.
+    fn read(&mut self, drawn: &Drawn, position: usize) -> Result<Generated, EngineError> {
+        let read = || -> Result<Generated, EngineError> {
+            let token = words(&drawn.token)?.first().copied().unwrap_or(0);
+            let log_prob = floats(&drawn.log_prob)?.first().copied().unwrap_or(f32::NAN);
+            match log_prob.is_finite() {
+                true => Ok(Generated { token, log_prob }),
+                false => Err(EngineError::NotFinite { position }),
+            }
+        };
+        read().inspect_err(|_| self.forget())
+    }
+
     /// Drops the cache, so that the next prompt runs from its beginning.
     pub fn forget(&mut self) {
         self.cached.clear();
         self.cache = None;
+        self.seen = None;
     }
 
     /// Brings the whole prompt into the cache and draws the token after it.

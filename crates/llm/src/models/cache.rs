@@ -78,9 +78,13 @@ impl<'g> LayerCache<'g> {
     ) -> (Tensor<'g>, Tensor<'g>) {
         self.key = self.write(self.key, key, positions);
         self.value = self.write(self.value, value, positions);
-        // Behind a barrier: otherwise a compiler may compute the update a second time for the reader,
-        // and keep a copy of the whole cache for it (XLA on the CPU did).
         let (key, value) = (self.read(self.key), self.read(self.value));
+        if self.layer.is_some() {
+            // In a scan a barrier would force a copy of this layer's slice of the cache.
+            return (key, value);
+        }
+        // Without one XLA's CPU compiler, for which layers are unrolled, computes the update a second
+        // time for the reader, and keeps a copy of the whole cache for it.
         match key.graph().optimization_barrier(&[key, value])[..] {
             [key, value] => (key, value),
             _ => (key, value),
@@ -95,8 +99,8 @@ impl<'g> LayerCache<'g> {
     }
 
     /// `fresh` is `[batch, seq, kv_heads, head_dim]`, `positions` `[batch, seq]`: consecutive in
-    /// each row. A position beyond the capacity marks padding; with more than one row it is not
-    /// written.
+    /// each row. With more than one row, what stands beyond the capacity is not written; a single
+    /// row is written as one piece, its padding behind the real tokens, where the next ones go.
     fn write(&self, cache: Tensor<'g>, fresh: Tensor<'g>, positions: Tensor<'g>) -> Tensor<'g> {
         if cache.size("batch") == 1 {
             let start = positions.slice("seq", 0, 1).squeeze("seq").squeeze("batch");

@@ -156,7 +156,7 @@ impl<'a, 'g> Decoder<'a, 'g> {
         let mut carry = vec![x];
         carry.extend(cache.iter().flat_map(|cache| cache.tensors.iter().copied()));
         let window = self.config.sliding_windows.first().copied().flatten();
-        let (last, _) = graph.scan("layers", count, &carry, &stacks, |index, carry, slices| {
+        let (last, _) = graph.scan("layers", count, &carry, &stacks, 0, |index, carry, slices| {
             let names = specs.iter().map(|(spec, _)| spec.name.clone());
             let given: BTreeMap<String, Tensor<'g>> = names.zip(slices.iter().copied()).collect();
             let weights = weights.given(&path, given);

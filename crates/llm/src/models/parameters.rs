@@ -108,10 +108,11 @@ impl<'g> Parameters<'g> {
     #[track_caller]
     fn declare(&self, spec: ParameterSpec, axes: &[(Axis, usize)]) -> Tensor<'g> {
         let mut store = self.store.borrow_mut();
-        if let Some(given) = &store.given
-            && let Some(&tensor) = given.get(&spec.name)
-        {
-            return tensor;
+        if let Some(given) = &store.given {
+            return given.get(&spec.name).copied().unwrap_or_else(|| {
+                let message = format!("`{}` was not asked for by every layer alike", spec.name);
+                self.graph.reject("parameter", message)
+            });
         }
         if let Some(&tensor) = store.known.get(&spec.name) {
             return tensor;

@@ -31,8 +31,10 @@ impl<'g> Rotary<'g> {
         let part =
             |from: usize| wide.slice("head_dim", from, from + half).rename("head_dim", "half");
         let (low, high) = (part(0), part(half));
-        let halves = [low * self.cosine - high * self.sine, high * self.cosine + low * self.sine];
-        let rotated = ops::concatenate(&halves, "half").rename("half", "head_dim");
+        let turned = high * self.cosine + low * self.sine;
+        let rotated = (low * self.cosine - high * self.sine)
+            .concatenate(&[turned], "half")
+            .rename("half", "head_dim");
         rotated.convert(x.dtype())
     }
 }

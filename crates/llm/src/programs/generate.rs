@@ -30,19 +30,24 @@ pub fn prefill(
     let tracing = Tracing::new(&graph, config, options, &data, cache);
     let (tokens, start, count) = (tracing.data[0], tracing.data[1], tracing.data[2]);
     let offset = ops::iota(&graph, DType::S32, "seq", chunk);
-    let (states, updated) =
-        tracing.decoder.states(tokens, start + offset, Some(tracing.cache.clone()));
-    let last = states.take("seq", count - 1.0);
+    let number = |value: usize| ops::constant(&graph, DType::S32, value as f64);
     let real = offset.less(count);
-    let beyond = ops::constant(&graph, DType::S32, config.vocab_size as f64);
-    let written = real.select(tokens, beyond);
+    let positions = match cache.batch {
+        // Padding of one row must not reach into what the row already holds.
+        2.. => real.select(start + offset, number(cache.capacity)),
+        _ => start + offset,
+    };
+    let before = Some(tracing.cache.clone());
+    let (states, updated) = tracing.decoder.states(tokens, positions, before);
+    let last = states.take("seq", count - 1.0);
+    let written = real.select(tokens, number(config.vocab_size));
     finish(tracing, "prefill", last, start + count, written, updated)
 }
 
 /// Runs one token of each sequence through the model.
 ///
 /// Data: `tokens` and `positions` `[batch]`, the sampler's. Results as [`prefill`]'s: they are the
-/// next decode's data. A row whose position is the capacity is idle: it leaves no trace.
+/// next decode's data. Among several rows one whose position is the capacity is idle: it leaves no trace.
 ///
 /// # Errors
 /// A model that does not fit together.
@@ -57,10 +62,13 @@ pub fn decode(
     data.extend(sampler::inputs(cache.batch, config.vocab_size));
     let tracing = Tracing::new(&graph, config, options, &data, cache);
     let (tokens, positions) = (tracing.data[0], tracing.data[1]);
-    let cache = Some(tracing.cache.clone());
-    let (states, updated) = tracing.decoder.states(as_row(tokens), as_row(positions), cache);
+    let number = |value: usize| ops::constant(&graph, DType::S32, value as f64);
+    let is_busy = positions.less(number(cache.capacity));
+    let written = is_busy.select(tokens, number(config.vocab_size));
+    let before = Some(tracing.cache.clone());
+    let (states, updated) = tracing.decoder.states(as_row(tokens), as_row(positions), before);
     let last = states.squeeze("seq");
-    finish(tracing, "decode", last, positions + 1.0, as_row(tokens), updated)
+    finish(tracing, "decode", last, positions + 1.0, as_row(written), updated)
 }
 
 /// `[batch]` as `[batch, seq = 1]`.

@@ -21,6 +21,9 @@ pub const SAMPLING_INPUTS: [(&str, DType); 7] = [
 /// Stands for minus infinity among scores.
 const EXCLUDED: f64 = -1e30;
 
+/// A temperature up to this means greedy, as in vLLM: dividing by less overflows.
+const COLD: f64 = 1e-5;
+
 /// The sampler's arguments as tensors.
 pub(super) struct Sampler<'g> {
     temperature: Tensor<'g>,
@@ -65,8 +68,7 @@ impl<'g> Sampler<'g> {
         let graph = logits.graph();
         let scores = self.penalized(logits);
         let greedy = scores.argmax("vocab");
-        let zero = ops::constant(graph, DType::F32, 0.0);
-        let random = self.temperature.greater(zero);
+        let random = self.temperature.greater(ops::constant(graph, DType::F32, COLD));
         // Most requests of a batch are often greedy: then nothing of the rest is computed.
         let token = graph.conditional(
             random.any(&["batch"]),
@@ -93,9 +95,10 @@ impl<'g> Sampler<'g> {
         let vocab = scores.size("vocab");
         let one = ops::constant(graph, DType::F32, 1.0);
         let zero = ops::constant(graph, DType::F32, 0.0);
-        let temperature = self.temperature.greater(zero).select(self.temperature, one);
-        let scores = scores / temperature;
-        let weights = (scores - scores.max(&["vocab"])).exponential();
+        let cold = ops::constant(graph, DType::F32, COLD);
+        let temperature = self.temperature.greater(cold).select(self.temperature, one);
+        let scores = (scores - scores.max(&["vocab"])) / temperature;
+        let weights = scores.exponential();
         // Of weights, the greatest is 1: so this is min_p times the greatest probability.
         let likely = weights.greater_equal(self.min_p.broadcast_to(&weights.shape().axes));
         let weights = likely.select(weights, zero);
@@ -147,7 +150,7 @@ fn threshold<'g>(
     let start = ops::constant(graph, DType::U32, 0.0).broadcast_to(&wanted.shape().axes);
     let one = ops::constant(graph, DType::U32, 1.0);
     let top = ops::constant(graph, DType::U32, 31.0);
-    let (found, _) = graph.scan("bit", 32, &[start], &[], |step, carry, _| {
+    let (found, _) = graph.scan("bit", 32, &[start], &[], 0, |step, carry, _| {
         let bit = one.shift_left(top - step.convert(DType::U32));
         let candidate = carry[0].or(bit.broadcast_to(&carry[0].shape().axes));
         let mass = keys.greater_equal(candidate).select(weights, zero).sum(&["vocab"]);

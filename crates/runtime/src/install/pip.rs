@@ -219,7 +219,7 @@ fn explain(wheel: &Wheel, folder: &Path, said: &str) -> InstallError {
 fn short(line: &str) -> String {
     const LIMIT: usize = 160;
     let inner = line.rsplit(">: ").next().unwrap_or(line);
-    let inner = inner.split("'))").next().unwrap_or(inner).trim();
+    let inner = inner.split("')").next().unwrap_or(inner).trim();
     match inner.char_indices().nth(LIMIT) {
         Some((end, _)) => format!("{}…", &inner[..end]),
         None => inner.to_string(),

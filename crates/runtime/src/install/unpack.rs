@@ -92,3 +92,44 @@ fn restore_run_bit(member: &Member, path: &Path) -> io::Result<()> {
 fn restore_run_bit(_: &Member, _: &Path) -> io::Result<()> {
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Linux has a file on which every write finds the disk full.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_named_and_is_not_the_wheels_fault() {
+        let name = format!("fungible-unpack-{}", crate::folders::unique_name());
+        let folder = std::env::temp_dir().join(name);
+        create_folder(&folder).unwrap();
+        let path = folder.join("tiny.whl");
+        let mut archive = zip::ZipWriter::new(File::create(&path).unwrap());
+        archive.start_file("library.so", zip::write::SimpleFileOptions::default()).unwrap();
+        archive.write_all(b"not really a library").unwrap();
+        archive.finish().unwrap();
+        std::os::unix::fs::symlink("/dev/full", folder.join("library.so")).unwrap();
+        let wheel = Wheel {
+            package: "tiny".to_string(),
+            version: "1.0".to_string(),
+            file: "tiny.whl".to_string(),
+            sha256: String::new(),
+            size_bytes: 0,
+            os: None,
+            arch: None,
+            tags: None,
+            members: vec![Member {
+                path: "library.so".to_string(),
+                destination: None,
+                executable: false,
+            }],
+        };
+        let error = unpack(&wheel, &path, &folder, &mut |_| {}).unwrap_err();
+        fs::remove_dir_all(folder).unwrap();
+        assert!(
+            matches!(&error, InstallError::Folder(FolderError::DiskFull { path, .. }) if path.ends_with("library.so")),
+            "{error}"
+        );
+    }
+}

@@ -1,31 +1,44 @@
 //! The worker's side: reads one job, compiles, writes the outcome, ends.
 
-use std::io::{Read, stdin};
+use std::io::{self, Read, stdin};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use pjrt::{Client, ClientOptions, Code, Executable, Plugin, Topology, Value};
 
 use super::Register;
-use super::job::{Job, JobDevice, MemoryUse, Outcome, Report};
-use super::parent::RESULT;
+use super::job::{Job, JobDevice, MemoryUse, Outcome, Report, read_piece};
+use super::parent::{CANNOT_WRITE, RESULT};
 use crate::folders::write_whole;
 use crate::settings::to_values;
 
+/// Set when all that is left to do is to write the outcome and end.
+static FINISHING: AtomicBool = AtomicBool::new(false);
+
 /// Never returns: the process was made for this.
 pub fn main(register: Register) -> ! {
-    let done = std::env::var_os(RESULT).map(PathBuf::from).is_some_and(|result| {
-        let mut input = stdin();
-        let Ok(job) = Job::read(&mut input) else { return false };
-        end_with_parent();
-        let outcome = compile(&job, register);
-        write_outcome(&outcome, &result)
-    });
-    std::process::exit(i32::from(!done));
+    let result = std::env::var_os(RESULT).map(PathBuf::from);
+    let code = match (result, read_job()) {
+        (Some(result), Ok((nonce, job))) => {
+            end_with_parent();
+            let outcome = compile(&job, register);
+            FINISHING.store(true, Ordering::SeqCst);
+            if write_outcome(&nonce, &outcome, &result) { 0 } else { CANNOT_WRITE }
+        }
+        _ => 1,
+    };
+    std::process::exit(code);
 }
 
-fn write_outcome(outcome: &Outcome, result: &Path) -> bool {
-    outcome.to_bytes().is_ok_and(|bytes| write_whole(result, &[&bytes]).is_ok())
+fn read_job() -> io::Result<(Vec<u8>, Job)> {
+    let mut input = stdin();
+    Ok((read_piece(&mut input)?, Job::read(&mut input)?))
+}
+
+/// The nonce says which job this is the outcome of.
+fn write_outcome(nonce: &[u8], outcome: &Outcome, result: &Path) -> bool {
+    outcome.to_bytes().is_ok_and(|bytes| write_whole(result, &[nonce, &bytes]).is_ok())
 }
 
 /// The parent keeps our standard input open as long as it lives and wants the result.
@@ -34,8 +47,11 @@ fn end_with_parent() {
         let mut rest = [0; 64];
         let mut input = stdin();
         while input.read(&mut rest).is_ok_and(|count| count > 0) {}
-        // Not `exit`, which would run the compiler's own clean-up while it is compiling.
-        std::process::abort();
+        // A process that is about to end well must not be seen to crash.
+        if !FINISHING.load(Ordering::SeqCst) {
+            // Not `exit`, which would run the compiler's own clean-up while it is compiling.
+            std::process::abort();
+        }
     });
 }
 

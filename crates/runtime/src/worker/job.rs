@@ -96,12 +96,12 @@ impl MemoryUse {
 /// Larger than any program or executable; a length beyond it means damage.
 const PIECE_BYTES_MAX: u64 = 1 << 36;
 
-fn write_piece(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write_piece(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     to.write_all(&(bytes.len() as u64).to_le_bytes())?;
     to.write_all(bytes)
 }
 
-fn read_piece(from: &mut impl Read) -> io::Result<Vec<u8>> {
+pub(super) fn read_piece(from: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut length = [0; 8];
     from.read_exact(&mut length)?;
     let length = u64::from_le_bytes(length);

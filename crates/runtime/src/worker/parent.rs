@@ -2,19 +2,23 @@
 //! it into an outcome or an error.
 
 use std::fs;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use super::job::{Job, Outcome};
+use super::job::{Job, Outcome, write_piece};
 use super::{WORKER, is_available};
 use crate::environment::Variable;
-use crate::folders::{CacheFolder, FolderError};
+use crate::folders::{CacheFolder, FolderError, unique_name};
 
 /// Tells the worker where to put its outcome. Not standard output: vendors' libraries print there.
 pub(super) const RESULT: &str = "FUNGIBLE_COMPILE_RESULT";
+
+/// The exit code of a worker that could not write its outcome. On a full disk it cannot log the reason
+/// either.
+pub(super) const CANNOT_WRITE: i32 = 74;
 
 const POLL_MIN: Duration = Duration::from_millis(1);
 const POLL_MAX: Duration = Duration::from_millis(50);
@@ -57,6 +61,10 @@ pub enum WorkerError {
         "the compiler was stopped at {used_bytes} bytes of memory, over its limit of {limit_bytes}; raise it or compile on a machine with more memory"
     )]
     OverMemory { used_bytes: u64, limit_bytes: u64 },
+    #[error(
+        "the compiled program cannot be written below {folder}; free some space or point FUNGIBLE_CACHE at another disk"
+    )]
+    CannotWrite { folder: PathBuf },
     #[error("the compile worker's answer cannot be read: {source}")]
     Answer { source: std::io::Error },
     #[error(transparent)]
@@ -90,18 +98,21 @@ pub fn run(
     command.env(WORKER, "1").env(RESULT, &result);
     command.envs(environment.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log_file);
-    let mut worker = Worker { child: command.spawn().map_err(start)?, result, log };
-
-    // Dropped on the way out: the end of its input tells the worker that nobody waits any more.
-    let _input = send(job, worker.child.stdin.take());
+    let mut child = command.spawn().map_err(start)?;
+    let nonce = unique_name();
+    // Locals go in reverse: the worker is gone before its input ends, which it would take for our
+    // death. The end of its input is for when we do not get to the end of this function.
+    let _input = send(job, &nonce, child.stdin.take());
+    let mut worker = Worker { child, nonce, result, log };
     worker.wait(limits)
 }
 
 /// Writes the job on a thread of its own, since a worker that does not read must not hold up its
 /// own time limit, and keeps the pipe open until the returned value is dropped.
-fn send(job: &Job, input: Option<ChildStdin>) -> Option<mpsc::Sender<()>> {
+fn send(job: &Job, nonce: &str, input: Option<ChildStdin>) -> Option<mpsc::Sender<()>> {
     let mut input = input?;
     let mut bytes = Vec::new();
+    write_piece(&mut bytes, nonce.as_bytes()).ok()?;
     job.write(&mut bytes).ok()?;
     let (keep_open, dropped) = mpsc::channel::<()>();
     std::thread::spawn(move || {
@@ -115,19 +126,29 @@ fn send(job: &Job, input: Option<ChildStdin>) -> Option<mpsc::Sender<()>> {
 
 struct Worker {
     child: Child,
+    /// Must come back in front of the outcome: what another worker left there is not ours.
+    nonce: String,
     result: PathBuf,
     log: PathBuf,
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // Both fail only if it has ended already.
+        // Both fail only if it has ended already. One that has written its outcome is cut short in
+        // tearing down a vendor's library, which costs time and sometimes crashes.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
 impl Worker {
+    fn outcome(&self, answer: &[u8]) -> std::io::Result<Outcome> {
+        let outcome = answer.strip_prefix(self.nonce.as_bytes()).ok_or_else(|| {
+            std::io::Error::new(ErrorKind::InvalidData, "it is the answer to another job")
+        })?;
+        Outcome::from_bytes(outcome)
+    }
+
     fn wait(&mut self, limits: WorkerLimits) -> Result<Outcome, WorkerError> {
         let start = Instant::now();
         let mut poll = POLL_MIN;
@@ -137,10 +158,13 @@ impl Worker {
             if self.result.exists() {
                 let bytes = fs::read(&self.result)
                     .map_err(|source| FolderError::from_io(&self.result, source))?;
-                return Outcome::from_bytes(&bytes)
-                    .map_err(|source| WorkerError::Answer { source });
+                return self.outcome(&bytes).map_err(|source| WorkerError::Answer { source });
             }
             if let Some(status) = ended {
+                if status.code() == Some(CANNOT_WRITE) {
+                    let folder = self.result.parent().unwrap_or(&self.result).to_path_buf();
+                    return Err(WorkerError::CannotWrite { folder });
+                }
                 return Err(WorkerError::Crashed { how: describe(status), tail: tail(&self.log) });
             }
             if start.elapsed() > limits.timeout {

@@ -1,11 +1,12 @@
 //! Attention as one operation. What it computes is fixed by [`portable`]; how it is computed is the
 //! target's choice ([`crate::kernels`]), and every lowering is tested against the portable one.
 
+mod definition;
 mod portable;
 mod samples;
 
 use crate::DType;
-use crate::emit::{Call, Emitter, evaluate_composite};
+use crate::emit::{Call, Emitter, composite_shapes};
 use crate::error::ShapeError;
 use crate::evaluate::Evaluator;
 use crate::graph::{RegionId, Tensor};
@@ -147,28 +148,39 @@ impl AttentionOperation {
     }
 }
 
-/// Checks that a shape has exactly the wanted axes in any order; `batch` may be left out.
-fn check(what: &str, shape: &Shape, axes: &[Axis], dtype: Option<DType>) -> Result<(), ShapeError> {
-    let missing = axes.iter().find(|axis| !shape.has(axis) && **axis != "batch");
-    let extra = shape.names().into_iter().find(|axis| !axes.contains(axis));
-    let problem = match (missing, extra) {
-        (Some(axis), _) => format!("lacks axis `{axis}`"),
-        (None, Some(axis)) => format!("has an axis `{axis}` too many"),
-        _ => match dtype {
-            Some(dtype) if dtype != shape.dtype => format!("is not {dtype}"),
-            _ => return Ok(()),
-        },
-    };
-    Err(ShapeError::new(format!("{what} {shape} {problem}")))
-}
+/// The sizes that all operands must agree on.
+struct Sizes(Vec<(Axis, usize)>);
 
-fn same(what: &str, left: Option<usize>, right: Option<usize>) -> Result<(), ShapeError> {
-    match left.is_none() || right.is_none() || left == right {
-        true => Ok(()),
-        false => {
-            let (left, right) = (left.unwrap_or(0), right.unwrap_or(0));
-            Err(ShapeError::new(format!("{what} is {left} in one operand, {right} in another")))
+impl Sizes {
+    /// Checks that a shape has exactly the wanted axes, in any order, with the right sizes; `batch`
+    /// may be left out.
+    fn check(
+        &self,
+        what: &str,
+        shape: &Shape,
+        axes: &[Axis],
+        dtype: Option<DType>,
+    ) -> Result<(), ShapeError> {
+        let fail = |problem: String| Err(ShapeError::new(format!("{what} {shape} {problem}")));
+        if let Some(axis) = axes.iter().find(|axis| !shape.has(axis) && **axis != "batch") {
+            return fail(format!("lacks axis `{axis}`"));
         }
+        if let Some(axis) = shape.names().into_iter().find(|axis| !axes.contains(axis)) {
+            return fail(format!("has an axis `{axis}` too many"));
+        }
+        if let Some(dtype) = dtype.filter(|dtype| *dtype != shape.dtype) {
+            return fail(format!("is not {dtype}"));
+        }
+        for &(axis, size) in &shape.axes {
+            match self.0.iter().find(|(name, _)| *name == axis) {
+                Some(&(_, wanted)) if wanted != size => {
+                    return fail(format!("has {size} along `{axis}`, other operands {wanted}"));
+                }
+                None if axis == "batch" => return fail("has a batch, the query has none".into()),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }
 
@@ -181,41 +193,45 @@ impl Operation for AttentionOperation {
         let Some(o) = self.operands(operands) else {
             return Err(ShapeError::new("an operand is missing"));
         };
-        check("query", &o.query, &["batch", "seq", "kv_heads", "group", "head_dim"], None)?;
+        let mut sizes = Sizes(o.query.axes.clone());
+        let own = ["batch", "seq", "kv_heads", "group", "head_dim"];
+        sizes.check("query", &o.query, &own, None)?;
+        let keys = match &o.block_table {
+            Some(table) => table.size("blocks").zip(o.key.size("page")).map(|(b, p)| b * p),
+            None => o.key.size("kv_seq"),
+        };
+        sizes.0.extend(keys.map(|keys| ("kv_seq", keys)));
         let layout: &[Axis] = match self.paged {
             true => &["pages", "page", "kv_heads", "head_dim"],
             false => &["batch", "kv_seq", "kv_heads", "head_dim"],
         };
-        for (what, shape) in [("key", &o.key), ("value", &o.value)] {
-            check(what, shape, layout, Some(o.query.dtype))?;
-            for axis in ["batch", "kv_heads", "head_dim"] {
-                same(&format!("axis `{axis}`"), o.query.size(axis), shape.size(axis))?;
-            }
-        }
+        sizes.check("key", &o.key, layout, Some(o.query.dtype))?;
+        sizes.check("value", &o.value, layout, Some(o.query.dtype))?;
         if o.key != o.value {
             return Err(ShapeError::new(format!("key {} and value {} differ", o.key, o.value)));
         }
-        let integers = Some(DType::S32);
-        if let Some(table) = &o.block_table {
-            check("block table", table, &["batch", "blocks"], integers)?;
-        }
-        if let Some(positions) = &o.positions {
-            check("positions", positions, &["batch", "seq"], integers)?;
-        }
-        if let Some(lengths) = &o.lengths {
-            check("lengths", lengths, &["batch"], integers)?;
-        }
-        if let Some((queries, keys)) = &o.segments {
-            check("query segments", queries, &["batch", "seq"], integers)?;
-            check("key segments", keys, &["batch", "kv_seq"], integers)?;
-        }
+        let integers = |what: &str, shape: &Option<Shape>, axes: &[Axis]| match shape {
+            Some(shape) => sizes.check(what, shape, axes, Some(DType::S32)),
+            None => Ok(()),
+        };
+        integers("block table", &o.block_table, &["batch", "blocks"])?;
+        integers("positions", &o.positions, &["batch", "seq"])?;
+        integers("lengths", &o.lengths, &["batch"])?;
+        let (queries, keys) = o.segments.clone().unzip();
+        integers("query segments", &queries, &["batch", "seq"])?;
+        integers("key segments", &keys, &["batch", "kv_seq"])?;
         if let Some(sinks) = &o.sinks {
-            check("sinks", sinks, &["kv_heads", "group"], None)?;
+            sizes.check("sinks", sinks, &["kv_heads", "group"], None)?;
         }
         if self.window == Some(0) {
             return Err(ShapeError::new("a window of 0 keys sees nothing"));
         }
-        Ok(vec![o.query])
+        // Whatever the checks above may have missed is found here, while there is a trace to tell.
+        let result = composite_shapes(operands, |x| portable::lower(self, usize::MAX, x))?;
+        match result == [o.query.clone()] {
+            true => Ok(result),
+            false => Err(ShapeError::new("the operands do not fit together")),
+        }
     }
 
     fn emit(&self, emitter: &mut Emitter<'_>, call: &Call) {
@@ -227,9 +243,8 @@ impl Operation for AttentionOperation {
         }
     }
 
-    fn evaluate(&self, evaluator: &Evaluator<'_>, operands: &[Literal]) -> Vec<Literal> {
-        let AttentionKernel::Portable { block } = evaluator.kernels().attention;
-        evaluate_composite(evaluator.kernels(), operands, |x| portable::lower(self, block, x))
+    fn evaluate(&self, _: &Evaluator<'_>, operands: &[Literal]) -> Vec<Literal> {
+        definition::evaluate(self, operands)
     }
 
     fn derivative(&self) -> Derivative {

@@ -34,7 +34,10 @@ pub(super) fn lower<'g>(
         1 => whole(attention, &o),
         _ => by_blocks(attention, &o, graph, keys.div_ceil(blocks), blocks),
     };
-    let result = running.values / running.total;
+    // A query that sees no key at all gets zeros.
+    let one = ops::constant(graph, DType::F32, 1.0);
+    let zero = ops::constant(graph, DType::F32, 0.0);
+    let result = running.values / running.total.greater(zero).select(running.total, one);
     vec![result.convert(o.query.dtype()).transpose(&o.query.shape().names())]
 }
 
@@ -48,9 +51,9 @@ fn whole<'g>(attention: &AttentionOperation, o: &Operands<Tensor<'g>>) -> Runnin
     let graph = o.query.graph();
     let place = ops::iota(graph, DType::S32, "kv_seq", o.key.size("kv_seq"));
     let segments = o.segments.map(|(_, keys)| keys);
-    let scores = scores(attention, o, o.key, place, segments);
+    let Scores { scores, seen } = scores(attention, o, o.key, place, segments);
     let greatest = with_sinks(o, scores.max(&["kv_seq"]));
-    let weights = (scores - greatest).exponential();
+    let weights = exponentials(scores, seen, greatest);
     let total = add_sinks(o, weights.sum(&["kv_seq"]), greatest);
     Running { total, values: weigh(weights, o.value) }
 }
@@ -81,12 +84,13 @@ fn by_blocks<'g>(
     value_axes.push(("head_dim", o.query.size("head_dim")));
     let start = with_sinks(o, fill(&rows, MASKED));
     let initial = [start, add_sinks(o, fill(&rows, 0.0), start), fill(&value_axes, 0.0)];
-    let (last, _) = graph.scan("kv_block", blocks, &initial, &walked, |step, carry, slices| {
+    let (last, _) = graph.scan("kv_block", blocks, &initial, &walked, 0, |step, carry, slices| {
         let first = step * block as f64;
         let place = ops::iota(graph, DType::S32, "kv_seq", block) + first;
-        let scores = scores(attention, o, slices[0], place, slices.get(2).copied());
+        let segments = slices.get(2).copied();
+        let Scores { scores, seen } = scores(attention, o, slices[0], place, segments);
         let greatest = carry[0].maximum(scores.max(&["kv_seq"]));
-        let weights = (scores - greatest).exponential();
+        let weights = exponentials(scores, seen, greatest);
         let earlier = (carry[0] - greatest).exponential();
         let total = carry[1] * earlier + weights.sum(&["kv_seq"]);
         let values = carry[2] * earlier + weigh(weights, slices[1]);
@@ -101,14 +105,28 @@ fn row_axes(query: &Shape) -> Vec<(Axis, usize)> {
     order.iter().filter_map(|&axis| Some((axis, query.size(axis)?))).collect()
 }
 
-/// Masked f32 scores `[batch?, kv_heads, seq, group, kv_seq]`; `place` numbers the keys.
+/// Scores of queries and keys, `[batch?, kv_heads, seq, group, kv_seq]` in f32.
+struct Scores<'g> {
+    /// [`MASKED`] where the query does not see the key.
+    scores: Tensor<'g>,
+    /// Where it does; lacks the axes on which that does not depend.
+    seen: Tensor<'g>,
+}
+
+/// `exp(score - greatest)`, and zero for a key that is not seen, even where none is.
+fn exponentials<'g>(scores: Tensor<'g>, seen: Tensor<'g>, greatest: Tensor<'g>) -> Tensor<'g> {
+    let zero = ops::constant(scores.graph(), DType::F32, 0.0);
+    seen.select((scores - greatest).exponential(), zero)
+}
+
+/// `place` numbers the keys.
 fn scores<'g>(
     attention: &AttentionOperation,
     o: &Operands<Tensor<'g>>,
     key: Tensor<'g>,
     place: Tensor<'g>,
     key_segments: Option<Tensor<'g>>,
-) -> Tensor<'g> {
+) -> Scores<'g> {
     let graph = o.query.graph();
     let mut axes = row_axes(&o.query.shape());
     axes.push(("kv_seq", key.size("kv_seq")));
@@ -134,7 +152,8 @@ fn scores<'g>(
     if let (Some((queries, _)), Some(keys)) = (o.segments, key_segments) {
         seen = seen.and(queries.equal(keys));
     }
-    seen.select(scores, ops::constant(graph, DType::F32, MASKED))
+    let scores = seen.select(scores, ops::constant(graph, DType::F32, MASKED));
+    Scores { scores, seen }
 }
 
 /// The weighted sum of values, `[batch?, kv_heads, seq, group, head_dim]` in f32.
@@ -155,56 +174,5 @@ fn add_sinks<'g>(o: &Operands<Tensor<'g>>, total: Tensor<'g>, greatest: Tensor<'
     match o.sinks {
         Some(sinks) => total + (sinks.convert(DType::F32) - greatest).exponential(),
         None => total,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::emit::evaluate_composite;
-    use crate::kernels::{AttentionKernel, Kernels};
-    use crate::literal::Literal;
-    use crate::operation::Fill;
-
-    /// Attention by its definition, in plain loops: one query head at a time.
-    fn by_definition(query: &Literal, key: &Literal, value: &Literal, window: usize) -> Literal {
-        let at = |t: &Literal, s: (Axis, usize), h: usize, g: usize, d: usize| {
-            t.at_named(&[s, ("kv_heads", h), ("group", g), ("head_dim", d)])
-        };
-        Literal::from_fn(query.shape.clone(), |index| {
-            let &[seq, head, group, dim] = index else { panic!("query axes") };
-            let first = (seq + 1).saturating_sub(window);
-            let score = |k: usize| -> f64 {
-                let product = |d| {
-                    at(query, ("seq", seq), head, group, d) * at(key, ("kv_seq", k), head, 0, d)
-                };
-                (0..4).map(product).sum::<f64>() * 0.5
-            };
-            let weights: Vec<f64> = (first..=seq).map(|k| score(k).exp()).collect();
-            let total: f64 = weights.iter().sum();
-            let values = (first..=seq).zip(&weights);
-            values.map(|(k, w)| w / total * at(value, ("kv_seq", k), head, 0, dim)).sum()
-        })
-    }
-
-    #[test]
-    fn equals_the_definition_in_one_piece_and_by_blocks() {
-        let axes = [("seq", 11), ("kv_heads", 2), ("group", 3), ("head_dim", 4)];
-        let query = Shape::new(DType::F32, &axes);
-        let key = Shape::new(DType::F32, &[("kv_seq", 11), ("kv_heads", 2), ("head_dim", 4)]);
-        let fill =
-            |shape: &Shape, seed| Literal::filled(shape.clone(), Fill::Uniform(-2.0, 2.0), seed);
-        let operands = [fill(&query, 1), fill(&key, 2), fill(&key, 3)];
-        let expected = by_definition(&operands[0], &operands[1], &operands[2], 6);
-        for block in [4, 5, 11, 64] {
-            let kernels = Kernels { attention: AttentionKernel::Portable { block } };
-            let result = evaluate_composite(&kernels, &operands, |x| {
-                let attention = super::super::Attention::causal(x[0], x[1], x[2]);
-                vec![super::super::Attention { window: Some(6), ..attention }.apply()]
-            });
-            for (got, wanted) in result[0].values.iter().zip(&expected.values) {
-                assert!((got - wanted).abs() < 1e-6, "block {block}: {got} is not {wanted}");
-            }
-        }
     }
 }

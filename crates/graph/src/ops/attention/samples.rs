@@ -73,7 +73,28 @@ pub(crate) fn samples() -> Vec<Sample> {
                 Shape::new(DType::F32, &[("kv_seq", 5), ("kv_heads", 3), ("head_dim", 4)]),
             ],
             |x| vec![Attention::causal(x[0], x[1], x[1]).apply()],
-            "attention: axis `kv_heads` is 2 in one operand, 3 in another",
+            "attention: key f32[kv_seq 5, kv_heads 3, head_dim 4] has 3 along `kv_heads`, other operands 2",
+        ),
+        Sample::new(
+            "attention of a query that sees nothing",
+            &[random(QUERY), random(KEY), random(KEY), integers(&[("batch", 2)], 1.0)],
+            |x| {
+                let causal = Attention::causal(x[0], x[1], x[2]);
+                vec![Attention { lengths: Some(x[3]), ..causal }.apply()]
+            },
+        ),
+        Sample::error(
+            "attention with too many positions",
+            &[
+                Shape::new(DType::F32, QUERY),
+                Shape::new(DType::F32, KEY),
+                Shape::new(DType::S32, &[("seq", 7)]),
+            ],
+            |x| {
+                let causal = Attention::causal(x[0], x[1], x[1]);
+                vec![Attention { positions: Some(x[2]), ..causal }.apply()]
+            },
+            "attention: positions s32[seq 7] has 7 along `seq`, other operands 5",
         ),
         Sample::error(
             "attention with a query of one head axis",

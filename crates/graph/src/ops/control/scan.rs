@@ -20,6 +20,7 @@ struct Scan {
     length: usize,
     carried: usize,
     walked: usize,
+    stacks: usize,
     body: RegionId,
     body_shapes: Vec<Shape>,
 }
@@ -27,7 +28,7 @@ struct Scan {
 impl Graph {
     /// Walks along `axis` of the tensors `walked`: `body(step, carry, slices)` gets the step's
     /// number (s32), the carried tensors and this step's slices (without the axis), and returns
-    /// the next carry and what to stack. Returns the last carry and the stacks.
+    /// the next carry and `stacks` tensors to stack. Returns the last carry and the stacks.
     ///
     /// Carried tensors are updated in place: keep a KV cache there, never in the stacks.
     #[track_caller]
@@ -37,12 +38,15 @@ impl Graph {
         length: usize,
         carry: &[Tensor<'g>],
         walked: &[Tensor<'g>],
+        stacks: usize,
         body: impl FnOnce(
             Tensor<'g>,
             &[Tensor<'g>],
             &[Tensor<'g>],
         ) -> (Vec<Tensor<'g>>, Vec<Tensor<'g>>),
     ) -> (Vec<Tensor<'g>>, Vec<Tensor<'g>>) {
+        let poison = |count| vec![Tensor::poison(self); count];
+        let failed = || (poison(carry.len()), poison(stacks));
         let mut parameters = vec![Shape::scalar(DType::S32)];
         for tensor in carry {
             parameters.extend(tensor.try_shape());
@@ -53,15 +57,15 @@ impl Graph {
                 let message = format!("walks {length} steps along `{axis}` of {shape}");
                 let error = ShapeError::new(message);
                 self.fail("scan", error, vec![shape], Location::caller());
-                return (vec![Tensor::poison(self); carry.len()], Vec::new());
+                return failed();
             }
             shape.axes.retain(|&(name, _)| name != axis);
             parameters.push(shape);
         }
         if parameters.len() != 1 + carry.len() + walked.len() {
-            return (vec![Tensor::poison(self); carry.len()], Vec::new());
+            return failed();
         }
-        let (body, results) = self.region(&parameters, |inner| {
+        let (body, _) = self.region(&parameters, |inner| {
             let (own, slices) = inner[1..].split_at(carry.len());
             let (mut next, stacked) = body(inner[0], own, slices);
             next.extend(stacked);
@@ -72,15 +76,16 @@ impl Graph {
             length,
             carried: carry.len(),
             walked: walked.len(),
+            stacks,
             body,
             body_shapes: self.region_result_shapes(body),
         };
         let operands: Vec<Tensor<'g>> =
             carry.iter().chain(walked).copied().chain(self.captures(body)).collect();
-        let count = results.len();
+        let count = carry.len() + stacks;
         let mut carry_out =
             self.apply_many(Rc::new(operation), &operands, count, Location::caller());
-        let stacked = carry_out.split_off(carry.len().min(carry_out.len()));
+        let stacked = carry_out.split_off(carry.len());
         (carry_out, stacked)
     }
 }
@@ -108,8 +113,13 @@ impl Operation for Scan {
                 return Err(ShapeError::new(message));
             }
         }
-        if self.body_shapes.len() < self.carried {
-            return Err(ShapeError::new("the body returns fewer tensors than it carries"));
+        if self.body_shapes.len() != self.carried + self.stacks {
+            return Err(ShapeError::new(format!(
+                "the body returns {} tensors; it carries {} and stacks {}",
+                self.body_shapes.len(),
+                self.carried,
+                self.stacks
+            )));
         }
         let stacks = self.body_shapes[self.carried..].iter().map(|shape| self.stacked(shape));
         Ok(carried.iter().cloned().chain(stacks).collect())
@@ -287,7 +297,7 @@ pub(super) fn samples() -> Vec<Sample> {
         Sample::new("scan over layers", &[values.clone(), layers.clone()], |x| {
             let graph = x[0].graph();
             let (carry, stacked) =
-                graph.scan("layers", 3, &[x[0]], &[x[1]], |step, carry, weights| {
+                graph.scan("layers", 3, &[x[0]], &[x[1]], 1, |step, carry, weights| {
                     let next = carry[0].dot(weights[0], &["embed"]).rename("out", "embed");
                     let next = next + x[0] * step.convert(DType::F32);
                     (vec![next], vec![next.max(&["embed"])])
@@ -297,11 +307,12 @@ pub(super) fn samples() -> Vec<Sample> {
         Sample::new("scan inside a scan", &[values.clone(), layers.clone()], |x| {
             let graph = x[0].graph();
             let zero = ops::constant(graph, DType::F32, 0.0);
-            let (carry, _) = graph.scan("layers", 3, &[zero], &[x[1]], |_, outer, weights| {
-                let (inner, _) = graph.scan("batch", 2, &[outer[0]], &[x[0]], |_, carry, row| {
-                    let product = row[0].dot(weights[0], &["embed"]).sum(&["out"]);
-                    (vec![carry[0] + product], Vec::new())
-                });
+            let (carry, _) = graph.scan("layers", 3, &[zero], &[x[1]], 0, |_, outer, weights| {
+                let (inner, _) =
+                    graph.scan("batch", 2, &[outer[0]], &[x[0]], 0, |_, carry, row| {
+                        let product = row[0].dot(weights[0], &["embed"]).sum(&["out"]);
+                        (vec![carry[0] + product], Vec::new())
+                    });
                 (inner, Vec::new())
             });
             carry
@@ -311,7 +322,7 @@ pub(super) fn samples() -> Vec<Sample> {
             &[values.0.clone(), layers.0.clone()],
             |x| {
                 let body = |_: Tensor<'_>, carry: &[_], _: &[_]| (carry.to_vec(), Vec::new());
-                x[0].graph().scan("layers", 4, &[x[0]], &[x[1]], body).0
+                x[0].graph().scan("layers", 4, &[x[0]], &[x[1]], 0, body).0
             },
             "scan: walks 4 steps along `layers` of f32[layers 3, embed 4, out 4]",
         ),
@@ -320,7 +331,7 @@ pub(super) fn samples() -> Vec<Sample> {
             &[values.0, layers.0],
             |x| {
                 x[0].graph()
-                    .scan("layers", 3, &[x[0]], &[x[1]], |_, carry, weights| {
+                    .scan("layers", 3, &[x[0]], &[x[1]], 0, |_, carry, weights| {
                         (vec![carry[0].dot(weights[0], &["embed"])], Vec::new())
                     })
                     .0
