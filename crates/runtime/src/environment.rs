@@ -126,15 +126,15 @@ pub fn effective_environment(kind: PluginKind, added: &[Variable]) -> Vec<Variab
 }
 
 /// The files that XLA's CUDA compiler takes parts of its result from or runs, where it is known in
-/// which folder it looks for them. Relative names with paths, only of those that are there.
+/// which folder it looks for them: their names and paths, as far as they are there.
 pub fn cuda_tools(location: &PluginLocation, added: &[Variable]) -> Vec<(&'static str, PathBuf)> {
     const TOOLS: [&str; 3] = ["bin/ptxas", "bin/nvlink", "nvvm/libdevice/libdevice.10.bc"];
     if location.kind != PluginKind::Cuda {
         return Vec::new();
     }
     let flags = effective("XLA_FLAGS", added).unwrap_or_default();
-    let named = flags.split_whitespace().filter_map(|word| word.strip_prefix(CUDA_FOLDER_FLAG));
-    let named = named.last().map(PathBuf::from);
+    let mut words = flags.split_whitespace().rev();
+    let named = words.find_map(|word| word.strip_prefix(CUDA_FOLDER_FLAG)).map(PathBuf::from);
     let Some(folder) = named.or_else(|| location.cuda_folder.clone()) else { return Vec::new() };
     let tools = TOOLS.into_iter().map(|name| (name, folder.join(name)));
     tools.filter(|(_, path)| path.is_file()).collect()

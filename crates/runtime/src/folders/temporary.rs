@@ -1,7 +1,7 @@
 //! Folders for work in progress, and names that nobody else has. Knows nothing of what is in them.
 //!
-//! Process ids do not tell owners apart: in two containers that share a cache, both may be process
-//! 1. So names are random, and a folder is in use as long as somebody holds the lock in it, which the
+//! Process ids do not tell owners apart: two containers that share a cache may both be process 1.
+//! So names are random, and a folder is in use as long as somebody holds the lock in it, which the
 //! system lets go of when its owner dies.
 
 use std::fs::{self, File, TryLockError};
