@@ -8,9 +8,11 @@ mod support;
 
 use std::sync::{Arc, Mutex};
 
+use graph::AttentionKernel;
 use llm::ModelFiles;
 use llm::engine::{Engine, Finish, Generated, Progress, Sampling, Session};
 use llm::models::Layers;
+use llm::programs::ProgramOptions;
 use support::device::TOLERANCE;
 use support::{device, golden};
 
@@ -57,7 +59,17 @@ fn compare(engine: &Engine, prompt: &[u32], generated: &[Generated], what: &str)
 #[test]
 fn token_by_token() {
     let Some(runtime) = device::runtime("token_by_token") else { return };
-    let models = [
+    let compare_with = |model: &str, options: &ProgramOptions, what: &str| {
+        let engine = device::engine(&golden::model(model), &runtime, options);
+        let prompt = golden::tokens(3, 1, engine.config().vocab_size);
+        let generated = continued(&mut engine.session(), &prompt, 90);
+        let worst = compare(&engine, &prompt, &generated, &format!("{model}, {what}"));
+        println!("{model}, {what}: deviates by {worst:.2e} at most");
+    };
+    let unrolled = device::options();
+    let mut scanned = unrolled.clone();
+    scanned.layers = Layers::Scanned;
+    for model in [
         "llama",
         "llama_rope_llama3",
         "mistral_window",
@@ -65,18 +77,15 @@ fn token_by_token() {
         "qwen2_window_in_upper_layers",
         "qwen3",
         "smollm2",
-    ];
-    for model in models {
-        for layers in [Layers::Unrolled, Layers::Scanned] {
-            let mut options = device::options();
-            options.layers = layers;
-            let engine = device::engine(&golden::model(model), &runtime, &options);
-            let prompt = golden::tokens(3, 1, engine.config().vocab_size);
-            let generated = continued(&mut engine.session(), &prompt, 90);
-            let worst = compare(&engine, &prompt, &generated, &format!("{model}, {layers:?}"));
-            println!("{model}, {layers:?}: deviates by {worst:.2e} at most");
-        }
+    ] {
+        compare_with(model, &unrolled, "unrolled");
+        compare_with(model, &scanned, "scanned");
     }
+    let mut blocks = unrolled;
+    // Fewer keys than the cache holds.
+    blocks.kernels.attention = AttentionKernel::Portable { block: 16 };
+    compare_with("llama", &blocks, "by blocks");
+    compare_with("mistral_window", &blocks, "by blocks");
 }
 
 #[test]

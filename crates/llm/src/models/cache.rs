@@ -46,8 +46,15 @@ impl<'g> KvCache<'g> {
                 1
             }
         };
-        axes.extend([("kv_seq", shape.capacity), ("head_dim", config.head_dim)]);
-        vec![Shape { dtype, axes }; 2 * pairs]
+        let (seq, dim) = (("kv_seq", shape.capacity), ("head_dim", config.head_dim));
+        let value = Shape { dtype, axes: [&axes[..], &[seq, dim]].concat() };
+        // Keys are contracted over `head_dim`: with that axis outside, a matrix product takes them as
+        // they lie, where XLA's CPU compiler would transpose all of them at every step.
+        let key = match layers {
+            Layers::Unrolled => Shape { dtype, axes: [&axes[..], &[dim, seq]].concat() },
+            Layers::Scanned => value.clone(),
+        };
+        [key, value].into_iter().cycle().take(2 * pairs).collect()
     }
 
     /// Declares the cache as arguments of the program.
@@ -69,7 +76,7 @@ impl<'g> KvCache<'g> {
 
 impl<'g> LayerCache<'g> {
     /// Writes the keys and values of this step and returns all of the layer's,
-    /// `[batch, kv_heads, kv_seq, head_dim]`.
+    /// `[batch, kv_heads, kv_seq, head_dim]` in the cache's own order.
     pub(super) fn update(
         &mut self,
         key: Tensor<'g>,

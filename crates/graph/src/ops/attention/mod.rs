@@ -207,7 +207,13 @@ impl Operation for AttentionOperation {
         };
         sizes.check("key", &o.key, layout, Some(o.query.dtype))?;
         sizes.check("value", &o.value, layout, Some(o.query.dtype))?;
-        if o.key != o.value {
+        // They may lie differently in memory, but hold the same axes.
+        let sorted = |shape: &Shape| {
+            let mut axes = shape.axes.clone();
+            axes.sort_unstable();
+            axes
+        };
+        if sorted(&o.key) != sorted(&o.value) {
             return Err(ShapeError::new(format!("key {} and value {} differ", o.key, o.value)));
         }
         let integers = |what: &str, shape: &Option<Shape>, axes: &[Axis]| match shape {
