@@ -111,6 +111,14 @@ fn while_the_cache_grows() {
         let sizes: Vec<usize> =
             [5, 256, 257, 513, 1025, 5000].map(|n| engine.capacity_for(n)).into();
         assert_eq!(sizes, [256, 256, 512, 1024, 2048, 2048]);
+        // From one prompt to the next, each of which goes on from the one before.
+        let text = golden::tokens(1500, 3, VOCAB);
+        let mut session = engine.session();
+        for length in [100, 300, 700, 1500] {
+            let generated = continued(&mut session, &text[..length], 5);
+            compare(&engine, &text[..length], &generated, &format!("{layers:?}, {length} tokens"));
+        }
+        // In the middle of an answer.
         let prompt = golden::tokens(5, 3, VOCAB);
         let generated = continued(&mut engine.session(), &prompt, 1100);
         let worst = compare(&engine, &prompt, &generated, "growing");
