@@ -47,9 +47,20 @@ impl Engine {
         let mut done_bytes = 0;
         for (spec, input) in missing {
             let float_type = float_type(input.shape.dtype)?;
+            // Kept aside, so that the user reads which tensor and file it is, and nothing around it.
+            let mut unreadable: Option<WeightsError> = None;
             let array = Array::fill(&self.mesh, &input.shape, &input.sharding, |ranges, bytes| {
-                read_shard(&self.checkpoint, spec, &input.shape, float_type, ranges, bytes)
-            })?;
+                let (checkpoint, shape) = (&self.checkpoint, &input.shape);
+                read_shard(checkpoint, spec, shape, float_type, ranges, bytes).map_err(|error| {
+                    let message = error.to_string();
+                    unreadable = Some(error);
+                    message
+                })
+            });
+            if let Some(error) = unreadable {
+                return Err(error.into());
+            }
+            let array = array?;
             done_bytes += input.shape.bytes() as u64;
             (self.on_progress)(Progress::Weights { done_bytes, total_bytes });
             weights.insert(spec.name.clone(), Arc::new(array));
