@@ -12,7 +12,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use graph::{DType, Role, Shape};
-use runtime::{Argument, Array, CompileChoices, CompileInfo, DeviceMesh, Executable, Runtime};
+use runtime::{
+    Argument, Array, CompileChoices, CompileInfo, DeviceMesh, Executable, PluginKind, Runtime,
+};
 
 use crate::config::ModelConfig;
 use crate::files::ModelFiles;
@@ -107,10 +109,11 @@ impl Engine {
     pub fn new(
         files: &ModelFiles,
         runtime: Runtime,
-        options: ProgramOptions,
+        mut options: ProgramOptions,
         context: Option<usize>,
         on_progress: Box<OnProgress>,
     ) -> Result<Engine, EngineError> {
+        options.joins = runtime.location().kind == PluginKind::Cpu;
         let mesh = runtime.mesh(options.mesh.clone())?;
         let (config, checkpoint) = (files.config.clone(), files.checkpoint.clone());
         let own = config.max_position_embeddings;

@@ -31,6 +31,10 @@ pub struct ProgramOptions {
     /// How tensors are laid out over the mesh.
     pub rules: ShardingRules,
     pub kernels: Kernels,
+    /// Holds weights that meet the same input as one matrix, on one device with unrolled layers: XLA's
+    /// CPU compiler pays for every product. Whoever loads weights must know of it (see
+    /// [`ParameterSpec::joined`]), so the engine asks for it.
+    pub joins: bool,
 }
 
 impl ProgramOptions {
@@ -43,7 +47,7 @@ impl ProgramOptions {
         };
         let rules = ShardingRules::transformer();
         let (mesh, kernels) = (Mesh::single(), Kernels::default());
-        ProgramOptions { dtype, layers, mesh, rules, kernels }
+        ProgramOptions { dtype, layers, mesh, rules, kernels, joins: false }
     }
 }
 
@@ -77,7 +81,8 @@ impl<'a, 'g> Tracing<'a, 'g> {
         data: &[(&str, Shape)],
         cache: CacheShape,
     ) -> Tracing<'a, 'g> {
-        let decoder = Decoder::new(graph, config, options.layers, options.dtype);
+        let joins = options.joins && options.mesh.devices() == 1;
+        let decoder = Decoder::new(graph, config, options.layers, options.dtype, joins);
         let input =
             |(name, shape): &(&str, Shape)| graph.input(name, Role::Activation, shape.clone());
         let data = data.iter().map(input).collect();

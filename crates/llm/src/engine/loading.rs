@@ -23,8 +23,8 @@ impl Engine {
         let traced = crate::programs::decode(&self.config, &self.options, cache)?;
         let mut wanted = BTreeSet::new();
         for spec in &traced.parameters {
-            for name in layer_names(spec) {
-                self.checkpoint.expect(&name, &spec.checkpoint_shape)?;
+            for (name, shape) in tensors(spec) {
+                self.checkpoint.expect(&name, &shape)?;
                 wanted.insert(name);
             }
         }
@@ -76,11 +76,14 @@ fn is_derived(name: &str) -> bool {
         || name == "lm_head.weight"
 }
 
-/// The checkpoint's names of one weight: several when layers are stacked.
-fn layer_names(spec: &ParameterSpec) -> Vec<String> {
+/// The checkpoint's tensors of one weight, with their shapes: several when layers are stacked or
+/// matrices joined.
+fn tensors(spec: &ParameterSpec) -> Vec<(String, Vec<usize>)> {
+    let shape = || spec.checkpoint_shape.clone();
     match spec.layers {
-        None => vec![spec.name.clone()],
-        Some(layers) => (0..layers).map(|layer| layer_name(spec, layer)).collect(),
+        _ if !spec.joined.is_empty() => spec.joined.clone(),
+        None => vec![(spec.name.clone(), shape())],
+        Some(layers) => (0..layers).map(|layer| (layer_name(spec, layer), shape())).collect(),
     }
 }
 
@@ -97,6 +100,9 @@ fn read_shard(
     ranges: &[Range<usize>],
     bytes: &mut [u8],
 ) -> Result<(), WeightsError> {
+    if !spec.joined.is_empty() {
+        return read_joined(checkpoint, spec, float_type, bytes);
+    }
     if spec.layers.is_none() {
         let sizes = shape.sizes();
         return read_tensor(checkpoint, &spec.name, spec, &sizes, float_type, ranges, bytes);
@@ -106,6 +112,23 @@ fn read_shard(
     for (layer, part) in ranges[0].clone().zip(bytes.chunks_mut(layer_bytes.max(1))) {
         let name = layer_name(spec, layer);
         read_tensor(checkpoint, &name, spec, sizes, float_type, &ranges[1..], part)?;
+    }
+    Ok(())
+}
+
+/// Reads matrices one behind the other; they are joined on a single device only, so all of each.
+fn read_joined(
+    checkpoint: &Checkpoint,
+    spec: &ParameterSpec,
+    float_type: FloatType,
+    mut bytes: &mut [u8],
+) -> Result<(), WeightsError> {
+    let total: usize = spec.checkpoint_shape.iter().product();
+    let element = bytes.len() / total.max(1);
+    for (name, shape) in &spec.joined {
+        let (own, rest) = bytes.split_at_mut(shape.iter().product::<usize>() * element);
+        checkpoint.read(name, None, float_type, own)?;
+        bytes = rest;
     }
     Ok(())
 }

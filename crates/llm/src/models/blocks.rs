@@ -38,6 +38,36 @@ pub(super) fn linear<'g>(
     })
 }
 
+/// Several [`linear`]s of the same input: for each its name and its outputs.
+#[track_caller]
+pub(super) fn linears<'g, const COUNT: usize>(
+    weights: &Parameters<'g>,
+    x: Tensor<'g>,
+    inputs: Axes<'_>,
+    parts: [(&str, Axes<'_>); COUNT],
+    bias: bool,
+) -> [Tensor<'g>; COUNT] {
+    if !weights.joins() {
+        return parts.map(|(name, outputs)| linear(weights, name, x, inputs, outputs, bias));
+    }
+    let rows = parts.map(|(_, outputs)| outputs.iter().map(|&(_, size)| size).product::<usize>());
+    let names = parts.map(|(name, _)| format!("{name}.weight"));
+    let joined: Vec<(&str, usize)> = names.iter().map(String::as_str).zip(rows).collect();
+    let contract: Vec<Axis> = inputs.iter().map(|&(axis, _)| axis).collect();
+    let product = x.dot(weights.joined(&joined, inputs), &contract);
+    let mut start = 0;
+    std::array::from_fn(|part| {
+        let (name, outputs) = parts[part];
+        let stop = start + rows[part];
+        let own = product.slice("rows", start, stop).split("rows", outputs);
+        start = stop;
+        match bias {
+            true => own + weights.within(name, |weights| weights.get("bias", &[outputs])),
+            false => own,
+        }
+    })
+}
+
 /// `x / sqrt(mean(x²) + eps) · weight` along one axis, in f32 (Zhang and Sennrich, "Root mean
 /// square layer normalization", 2019).
 #[track_caller]
@@ -66,8 +96,8 @@ pub(super) fn gated_mlp<'g>(
 ) -> Tensor<'g> {
     let (embed, mlp) = (embed(config), [("mlp", config.intermediate_size)]);
     let bias = config.mlp_bias;
-    let gate = linear(weights, "gate_proj", x, &embed, &mlp, bias);
-    let up = linear(weights, "up_proj", x, &embed, &mlp, bias);
+    let parts: [(&str, Axes<'_>); 2] = [("gate_proj", &mlp), ("up_proj", &mlp)];
+    let [gate, up] = linears(weights, x, &embed, parts, bias);
     linear(weights, "down_proj", gate.silu() * up, &mlp, &embed, bias)
 }
 
@@ -85,4 +115,18 @@ pub(super) fn pre_norm<'g>(
     let x = x + weights.within("self_attn", |weights| mix(weights, normed));
     let normed = rms_norm(config, weights, "post_attention_layernorm", x, "embed");
     x + weights.within("mlp", |weights| feed(config, weights, normed))
+}
+
+/// Queries grouped by key head, keys and values of attention.
+#[track_caller]
+pub(super) fn query_key_value<'g>(
+    config: &ModelConfig,
+    weights: &Parameters<'g>,
+    x: Tensor<'g>,
+    bias: bool,
+) -> [Tensor<'g>; 3] {
+    let (query_heads, key_heads) = (query_heads(config), key_heads(config));
+    let parts: [(&str, Axes<'_>); 3] =
+        [("q_proj", &query_heads), ("k_proj", &key_heads), ("v_proj", &key_heads)];
+    linears(weights, x, &embed(config), parts, bias)
 }

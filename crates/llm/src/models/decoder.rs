@@ -63,11 +63,13 @@ impl<'a, 'g> Decoder<'a, 'g> {
         config: &'a ModelConfig,
         layers: Layers,
         dtype: DType,
+        joins: bool,
     ) -> Decoder<'a, 'g> {
         // A scan runs one text for all layers, so they must see equally far back.
         let same = config.sliding_windows.windows(2).all(|pair| pair[0] == pair[1]);
         let layers = if same { layers } else { Layers::Unrolled };
-        Decoder { config, weights: Parameters::new(graph, dtype), layers }
+        let weights = Parameters::new(graph, dtype).joining(joins && layers == Layers::Unrolled);
+        Decoder { config, weights, layers }
     }
 
     /// The states after the last layer and norm, `[batch, seq, embed]`, and the updated cache.

@@ -19,6 +19,9 @@ pub struct ParameterSpec {
     pub checkpoint_shape: Vec<usize>,
     /// How many layers are stacked, outermost, in the argument.
     pub layers: Option<usize>,
+    /// The checkpoint's tensors, and their shapes, that lie one after the other in this argument;
+    /// none for an ordinary weight.
+    pub joined: Vec<(String, Vec<usize>)>,
 }
 
 /// A place in the checkpoint's tree of names, such as `model.layers.0.self_attn`.
@@ -31,6 +34,8 @@ pub struct Parameters<'g> {
 
 struct Store<'g> {
     dtype: DType,
+    /// Whether weights that meet the same input are held as one.
+    joins: bool,
     /// The weights that a loop body was handed; nothing else may be asked for in there.
     given: Option<BTreeMap<String, Tensor<'g>>>,
     known: BTreeMap<String, Tensor<'g>>,
@@ -40,8 +45,20 @@ struct Store<'g> {
 impl<'g> Parameters<'g> {
     /// The root of the tree. Weights asked for become arguments of the program, of type `dtype`.
     pub fn new(graph: &'g Graph, dtype: DType) -> Parameters<'g> {
-        let store = Store { dtype, given: None, known: BTreeMap::new(), specs: Vec::new() };
+        let (known, specs) = (BTreeMap::new(), Vec::new());
+        let store = Store { dtype, joins: false, given: None, known, specs };
         Parameters { graph, path: String::new(), store: Rc::new(RefCell::new(store)) }
+    }
+
+    /// Lets weights that meet the same input be held as one matrix: one product instead of three
+    /// where each has a cost of its own.
+    pub(super) fn joining(self, joins: bool) -> Parameters<'g> {
+        self.store.borrow_mut().joins = joins;
+        self
+    }
+
+    pub(super) fn joins(&self) -> bool {
+        self.store.borrow().joins
     }
 
     /// A tree that holds exactly the given weights, under their full names.
@@ -51,8 +68,8 @@ impl<'g> Parameters<'g> {
         weights: BTreeMap<String, Tensor<'g>>,
     ) -> Parameters<'g> {
         let dtype = self.store.borrow().dtype;
-        let store =
-            Store { dtype, given: Some(weights), known: BTreeMap::new(), specs: Vec::new() };
+        let (known, specs) = (BTreeMap::new(), Vec::new());
+        let store = Store { dtype, joins: false, given: Some(weights), known, specs };
         let store = Rc::new(RefCell::new(store));
         Parameters { graph: self.graph, path: path.to_string(), store }
     }
@@ -91,9 +108,24 @@ impl<'g> Parameters<'g> {
     pub fn get(&self, name: &str, layout: &[&[(Axis, usize)]]) -> Tensor<'g> {
         let name = self.full(name);
         let sizes = layout.iter().map(|axes| axes.iter().map(|&(_, size)| size).product());
-        let spec = ParameterSpec { name, checkpoint_shape: sizes.collect(), layers: None };
+        let checkpoint_shape = sizes.collect();
+        let spec = ParameterSpec { name, checkpoint_shape, layers: None, joined: Vec::new() };
         let axes: Vec<(Axis, usize)> = layout.concat();
         self.declare(spec, &axes)
+    }
+
+    /// The rows of several matrices, which all have the columns `inputs`, as one of axes `rows` and
+    /// `inputs`. Each part is its name and its number of rows.
+    #[track_caller]
+    pub(super) fn joined(&self, parts: &[(&str, usize)], inputs: &[(Axis, usize)]) -> Tensor<'g> {
+        let columns: usize = inputs.iter().map(|&(_, size)| size).product();
+        let rows: usize = parts.iter().map(|&(_, rows)| rows).sum();
+        let part = |&(name, rows): &(&str, usize)| (self.full(name), vec![rows, columns]);
+        let joined: Vec<(String, Vec<usize>)> = parts.iter().map(part).collect();
+        let name = joined.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join("+");
+        let checkpoint_shape = vec![rows, columns];
+        let spec = ParameterSpec { name, checkpoint_shape, layers: None, joined };
+        self.declare(spec, &[&[("rows", rows)], inputs].concat())
     }
 
     /// A weight of all layers in one tensor, with the axis `layers` in front.

@@ -3,7 +3,7 @@
 
 use graph::Tensor;
 
-use super::blocks::{embed, gated_mlp, key_heads, linear, pre_norm, query_heads};
+use super::blocks::{embed, gated_mlp, linear, pre_norm, query_heads, query_key_value};
 use super::{Parameters, Step};
 use crate::config::ModelConfig;
 
@@ -23,11 +23,8 @@ fn attention<'g>(
     x: Tensor<'g>,
     step: &mut Step<'g>,
 ) -> Tensor<'g> {
-    let (embed, query_heads, key_heads) = (embed(config), query_heads(config), key_heads(config));
-    let query = linear(weights, "q_proj", x, &embed, &query_heads, true);
-    let key = linear(weights, "k_proj", x, &embed, &key_heads, true);
-    let value = linear(weights, "v_proj", x, &embed, &key_heads, true);
+    let [query, key, value] = query_key_value(config, weights, x, true);
     let (query, key) = (step.rotate(query), step.rotate(key));
     let mixed = step.attend(query, key, value);
-    linear(weights, "o_proj", mixed, &query_heads, &embed, false)
+    linear(weights, "o_proj", mixed, &query_heads(config), &embed(config), false)
 }

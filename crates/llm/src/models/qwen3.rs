@@ -3,7 +3,7 @@
 
 use graph::Tensor;
 
-use super::blocks::{embed, gated_mlp, key_heads, linear, pre_norm, query_heads, rms_norm};
+use super::blocks::{embed, gated_mlp, linear, pre_norm, query_heads, query_key_value, rms_norm};
 use super::{Parameters, Step};
 use crate::config::ModelConfig;
 
@@ -23,13 +23,16 @@ fn attention<'g>(
     x: Tensor<'g>,
     step: &mut Step<'g>,
 ) -> Tensor<'g> {
-    let (embed, query_heads, key_heads) = (embed(config), query_heads(config), key_heads(config));
-    let bias = config.attention_bias;
-    let query = linear(weights, "q_proj", x, &embed, &query_heads, bias);
-    let key = linear(weights, "k_proj", x, &embed, &key_heads, bias);
-    let value = linear(weights, "v_proj", x, &embed, &key_heads, bias);
+    let [query, key, value] = query_key_value(config, weights, x, config.attention_bias);
     let query = step.rotate(rms_norm(config, weights, "q_norm", query, "head_dim"));
     let key = step.rotate(rms_norm(config, weights, "k_norm", key, "head_dim"));
     let mixed = step.attend(query, key, value);
-    linear(weights, "o_proj", mixed, &query_heads, &embed, config.attention_output_bias)
+    linear(
+        weights,
+        "o_proj",
+        mixed,
+        &query_heads(config),
+        &embed(config),
+        config.attention_output_bias,
+    )
 }
