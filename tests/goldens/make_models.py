@@ -262,14 +262,14 @@ def make_case(name, case, root):
     print(f"{name:32} {size / 1000:6.0f} kB  noise {result['noise']:.1e}  effect {effect:6.2f}  smallest margin {min(result['greedy']['margins']):.4f}")
 
 
-def close(left, right, path=""):
-    """Whether two JSON values agree, numbers within 2e-5 (another build of PyTorch rounds differently)."""
+def close(left, right, tolerance=2e-5):
+    """Whether two JSON values agree, numbers within a tolerance (another build of PyTorch rounds differently)."""
     if isinstance(left, dict):
-        return left.keys() == right.keys() and all(close(left[k], right[k], f"{path}.{k}") for k in left if k not in ("versions", "noise"))
+        return left.keys() == right.keys() and all(close(left[k], right[k], tolerance) for k in left if k not in ("versions", "noise"))
     if isinstance(left, list):
-        return len(left) == len(right) and all(close(l, r, path) for l, r in zip(left, right))
+        return len(left) == len(right) and all(close(l, r, tolerance) for l, r in zip(left, right))
     if isinstance(left, float):
-        return abs(left - right) < 2e-5
+        return abs(left - right) < tolerance
     return left == right
 
 

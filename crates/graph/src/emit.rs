@@ -61,6 +61,8 @@ pub struct Emitter<'a> {
     locations: bool,
     names: HashMap<ValueId, String>,
     next_name: usize,
+    /// How often each region has been written.
+    inlined: HashMap<RegionId, usize>,
     indent: usize,
     text: String,
 }
@@ -172,6 +174,7 @@ impl<'a> Emitter<'a> {
             locations,
             names: HashMap::new(),
             next_name: 0,
+            inlined: HashMap::new(),
             indent: 0,
             text: String::new(),
         }
@@ -231,6 +234,12 @@ impl<'a> Emitter<'a> {
         if let (Some(&id), Some(operand)) = (call.ids.first(), call.operands.first()) {
             self.names.insert(id, operand.name.clone());
         }
+    }
+
+    /// Lets the call's results be other values.
+    pub fn name_results(&mut self, call: &Call, values: &[Ssa]) {
+        let names = values.iter().map(|value| value.name.clone());
+        self.names.extend(call.ids.iter().copied().zip(names));
     }
 
     /// One statement of an operation whose operands and results are the call's.
@@ -297,7 +306,15 @@ impl<'a> Emitter<'a> {
     /// returns its results.
     pub fn inline(&mut self, region: RegionId, arguments: &[Ssa]) -> Vec<Ssa> {
         let function = self.function;
+        // A region that is written a second time must not define the same names again.
+        let times = self.inlined.entry(region).or_insert(0);
+        *times += 1;
+        let times = *times;
         let region = &function.regions[region.0 as usize];
+        if times > 1 {
+            let results = region.nodes.iter().flat_map(|node| &node.results);
+            self.names.extend(results.map(|&value| (value, format!("%{}_{times}", value.0))));
+        }
         let captured = region.captures.iter().map(|&(_, parameter)| parameter);
         let parameters = region.parameters.iter().copied().chain(captured);
         for (parameter, argument) in parameters.zip(arguments) {

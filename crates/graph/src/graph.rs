@@ -1,6 +1,8 @@
 //! A trace in progress. Model code calls operations on [`Tensor`] handles; the graph records nodes,
 //! keeps the first error, and hands out a [`Function`] at the end.
 
+mod replay;
+
 use std::cell::RefCell;
 use std::panic::Location;
 use std::rc::Rc;
@@ -40,7 +42,7 @@ pub(crate) struct Value {
     pub region: RegionId,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Node {
     pub operation: Rc<dyn Operation>,
     pub operands: Vec<ValueId>,
@@ -52,7 +54,7 @@ pub(crate) struct Node {
 /// A straight list of nodes with parameters and results. Values of enclosing regions that it uses
 /// are `captures`: explicit operands of the operation that owns the region, so that nothing flows
 /// into a loop unseen.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Region {
     pub parent: Option<RegionId>,
     pub parameters: Vec<ValueId>,

@@ -3,9 +3,41 @@
 /// How `attention` becomes StableHLO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AttentionKernel {
-    /// Plain StableHLO for every chip: exact, by blocks of keys with a running softmax. Up to one
-    /// block of keys is done in one piece.
-    Portable { block: usize },
+    /// Plain StableHLO for every chip: exact, and never all scores at once.
+    Portable(Blocks),
+}
+
+/// How many queries and keys are taken together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Blocks {
+    /// A sequence that attends to itself goes by tiles of so many queries with the keys they see.
+    pub queries: usize,
+    /// Otherwise keys go by blocks of so many with a running softmax; up to one block is done in one
+    /// piece.
+    pub keys: usize,
+}
+
+impl Blocks {
+    /// Everything in one piece.
+    pub const WHOLE: Blocks = Blocks { queries: usize::MAX, keys: usize::MAX };
+
+    /// So many of both.
+    pub const fn of(size: usize) -> Blocks {
+        Blocks { queries: size, keys: size }
+    }
+}
+
+/// How much of the vocabulary the cross entropy takes at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct VocabularyBlocks {
+    /// Words per block, at most.
+    pub size: usize,
+    /// Whether blocks are a loop, which bounds memory on every compiler, or written out.
+    pub scanned: bool,
+}
+
+impl VocabularyBlocks {
+    pub const WHOLE: VocabularyBlocks = VocabularyBlocks { size: usize::MAX, scanned: false };
 }
 
 /// The lowerings for one target. Kernels for TPU (Mosaic), GPU (Triton) and CPU (native) join
@@ -13,10 +45,14 @@ pub enum AttentionKernel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Kernels {
     pub attention: AttentionKernel,
+    pub vocabulary: VocabularyBlocks,
 }
 
 impl Default for Kernels {
     fn default() -> Kernels {
-        Kernels { attention: AttentionKernel::Portable { block: 1024 } }
+        Kernels {
+            attention: AttentionKernel::Portable(Blocks { queries: 512, keys: 1024 }),
+            vocabulary: VocabularyBlocks { size: 16_384, scanned: true },
+        }
     }
 }

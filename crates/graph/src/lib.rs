@@ -15,6 +15,7 @@
 //! # Ok::<(), graph::TraceError>(())
 //! ```
 
+mod autodiff;
 pub mod dtype;
 mod emit;
 mod error;
@@ -33,9 +34,9 @@ pub use emit::EmitOptions;
 pub use error::{ShapeError, TraceError};
 pub use evaluate::Evaluator;
 pub use graph::{Function, Graph, NamedResult, Tensor, output};
-pub use kernels::{AttentionKernel, Kernels};
+pub use kernels::{AttentionKernel, Blocks, Kernels, VocabularyBlocks};
 pub use literal::Literal;
-pub use operation::{Build, Derivative, Fill, Sample};
+pub use operation::{Build, Fill, Sample};
 pub use program::{Input, Output, Program};
 pub use shape::{Axis, Shape};
 pub use sharding::{Mesh, Role, Sharding, ShardingRules};

@@ -55,6 +55,8 @@ pub enum Role {
     OptimizerState,
     Activation,
     KvCache,
+    /// What an algorithm needs whole, matrix by matrix: other layers may be elsewhere.
+    Gathered,
 }
 
 impl fmt::Display for Role {
@@ -64,6 +66,7 @@ impl fmt::Display for Role {
             Role::OptimizerState => "optimizer state",
             Role::Activation => "activation",
             Role::KvCache => "kv cache",
+            Role::Gathered => "gathered",
         })
     }
 }
@@ -144,6 +147,7 @@ impl ShardingRules {
                 (Role::OptimizerState, table(weights)),
                 (Role::Activation, table(values)),
                 (Role::KvCache, table(values)),
+                (Role::Gathered, table(&[("layers", &["fsdp", "data", "tensor"])])),
             ],
         }
     }

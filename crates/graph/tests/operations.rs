@@ -5,22 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use graph::{
-    EmitOptions, Evaluator, Function, Graph, Kernels, Literal, Role, Sample, TraceError, output,
-};
-
-fn trace(sample: &Sample) -> Result<Function, TraceError> {
-    let graph = Graph::new();
-    let operands: Vec<_> = sample
-        .operands
-        .iter()
-        .enumerate()
-        .map(|(i, (shape, _))| graph.input(&format!("x{i}"), Role::Activation, shape.clone()))
-        .collect();
-    let results = (sample.build)(&operands);
-    let named = results.iter().enumerate().map(|(i, &t)| output(&format!("y{i}"), t)).collect();
-    graph.finish(named)
-}
+use graph::{EmitOptions, Evaluator, Graph, Kernels, Literal, Role, Sample, output};
 
 fn correct_uses() -> impl Iterator<Item = Sample> {
     graph::ops::samples().into_iter().filter(|sample| sample.error.is_none())
@@ -29,7 +14,7 @@ fn correct_uses() -> impl Iterator<Item = Sample> {
 #[test]
 fn emitted_text() {
     for sample in correct_uses() {
-        let function = trace(&sample).unwrap_or_else(|error| panic!("{}: {error}", sample.name));
+        let function = sample.trace().unwrap_or_else(|error| panic!("{}: {error}", sample.name));
         let text = function.program("sample", &EmitOptions::default()).text_without_locations;
         insta::assert_snapshot!(sample.name.replace(' ', "_"), text);
     }
@@ -39,7 +24,7 @@ fn emitted_text() {
 fn misuse_is_an_error_that_says_what_and_where() {
     for sample in graph::ops::samples() {
         let Some(expected) = sample.error else { continue };
-        let error = match trace(&sample) {
+        let error = match sample.trace() {
             Ok(_) => panic!("{} was accepted", sample.name),
             Err(error) => error.to_string(),
         };
@@ -51,13 +36,8 @@ fn misuse_is_an_error_that_says_what_and_where() {
 #[test]
 fn reference_gives_the_traced_shapes() {
     for sample in correct_uses() {
-        let function = trace(&sample).unwrap_or_else(|error| panic!("{}: {error}", sample.name));
-        let operands: Vec<Literal> = sample
-            .operands
-            .iter()
-            .enumerate()
-            .map(|(i, (shape, fill))| Literal::filled(shape.clone(), *fill, i as u64 + 1))
-            .collect();
+        let function = sample.trace().unwrap_or_else(|error| panic!("{}: {error}", sample.name));
+        let operands: Vec<Literal> = sample.arguments();
         let kernels = Kernels::default();
         let results = Evaluator::new(&function, &kernels).main(&operands);
         let shapes: Vec<_> = results.iter().map(|literal| literal.shape.clone()).collect();
@@ -70,7 +50,7 @@ fn reference_gives_the_traced_shapes() {
 #[test]
 fn every_operation_has_a_sample() {
     let seen: BTreeSet<&str> = correct_uses()
-        .filter_map(|sample| trace(&sample).ok())
+        .filter_map(|sample| sample.trace().ok())
         .flat_map(|function| function.operation_names())
         .collect();
     let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ops");

@@ -7,6 +7,7 @@ mod measure;
 mod sampling;
 mod scoring;
 mod session;
+mod shard;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +27,7 @@ pub use error::EngineError;
 pub use sampling::Sampling;
 pub use scoring::{Alternative, TokenScore};
 pub use session::{Finish, Generated, Session};
+pub use shard::read_shard;
 
 /// Lengths that a KV cache can have: the next one is taken when a sequence outgrows its cache, so
 /// that a short chat does not read the keys of a long one.

@@ -5,13 +5,15 @@ mod blocks;
 mod cache;
 mod decoder;
 mod llama;
+mod lora;
 mod parameters;
 mod qwen2;
 mod qwen3;
 mod rotary;
 
 pub use cache::{CacheShape, KvCache};
-pub use decoder::{Decoder, Layers, Step};
+pub use decoder::{Decoder, Layers, Sequence, Step};
+pub use lora::Lora;
 pub use parameters::{EVERY_LAYER, ParameterSpec, Parameters};
 
 use graph::Tensor;

@@ -8,7 +8,7 @@ mod support;
 
 use std::sync::{Arc, Mutex};
 
-use graph::AttentionKernel;
+use graph::{AttentionKernel, Blocks};
 use llm::ModelFiles;
 use llm::engine::{Engine, Finish, Generated, Progress, Sampling, Session};
 use llm::models::Layers;
@@ -83,7 +83,7 @@ fn token_by_token() {
     }
     let mut blocks = unrolled;
     // Fewer keys than the cache holds.
-    blocks.kernels.attention = AttentionKernel::Portable { block: 16 };
+    blocks.kernels.attention = AttentionKernel::Portable(Blocks::of(16));
     compare_with("llama", &blocks, "by blocks");
     compare_with("mistral_window", &blocks, "by blocks");
 }

@@ -6,7 +6,7 @@
 
 mod support;
 
-use graph::AttentionKernel;
+use graph::{AttentionKernel, Blocks};
 use llm::engine::{Engine, Sampling};
 use llm::models::Layers;
 use support::device::TOLERANCE;
@@ -67,7 +67,7 @@ fn check(name: &str) {
     let mut scanned = default.clone();
     scanned.layers = Layers::Scanned;
     let mut blocks = default.clone();
-    blocks.kernels.attention = AttentionKernel::Portable { block: SMALL_BLOCK };
+    blocks.kernels.attention = AttentionKernel::Portable(Blocks::of(SMALL_BLOCK));
     let mut worst: f64 = 0.0;
     for (what, options) in [("unrolled", default), ("scanned", scanned)] {
         let engine = device::engine(&golden::model(name), &runtime, &options);

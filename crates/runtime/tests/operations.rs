@@ -8,8 +8,7 @@ mod support;
 use std::path::PathBuf;
 
 use graph::{
-    AttentionKernel, DType, EmitOptions, Evaluator, Function, Graph, Kernels, Literal, Role,
-    Sample, ops, output,
+    AttentionKernel, Blocks, DType, EmitOptions, Evaluator, Function, Kernels, Literal, Sample, ops,
 };
 use runtime::{Array, CompileChoices, Discovery, PluginKind, Runtime, RuntimeOptions};
 use support::{Folder, shared};
@@ -34,40 +33,34 @@ fn run(plugin: PathBuf) -> Vec<String> {
     let runtime = Runtime::open(&discovery, &RuntimeOptions::new(PluginKind::Cpu)).unwrap();
     let correct = || ops::samples().into_iter().filter(|sample| sample.error.is_none());
     let is_attention = |sample: &Sample| sample.name.starts_with("attention");
-    let (mut ran, mut failures) = (0, Vec::new());
+    let (mut ran, mut differentiable, mut failures) = (0, 0, Vec::new());
     for sample in correct() {
-        let function = trace(&sample);
+        let function = sample.trace().unwrap_or_else(|error| panic!("{}: {error}", sample.name));
+        // What has no derivative says so; graph's own tests list which those are.
+        let gradients = sample.trace_gradients().ok();
+        let gradients = gradients.filter(|(_, variables)| !variables.is_empty());
+        differentiable += usize::from(gradients.is_some());
+        let functions = [("", Some(function)), ("gradients of ", gradients.map(|(f, _)| f))];
         let small_blocks =
-            is_attention(&sample).then_some(AttentionKernel::Portable { block: SMALL_BLOCK });
+            is_attention(&sample).then_some(AttentionKernel::Portable(Blocks::of(SMALL_BLOCK)));
         for attention in std::iter::once(Kernels::default().attention).chain(small_blocks) {
             ran += 1;
-            if let Err(failure) = compare(&runtime, &sample, &function, attention) {
-                failures.push(format!(
-                    "{}, {attention:?}, {}: {failure}",
-                    sample.name,
-                    plugin.display()
-                ));
+            for (what, function) in &functions {
+                let Some(function) = function else { continue };
+                if let Err(failure) = compare(&runtime, &sample, function, attention) {
+                    let plugin = plugin.display();
+                    let name = sample.name;
+                    failures.push(format!("{what}{name}, {attention:?}, {plugin}: {failure}"));
+                }
             }
         }
     }
     // Nothing dropped out on the way.
     let attentions = correct().filter(is_attention).count();
     assert!(attentions >= 4);
+    assert!(differentiable >= 40, "only {differentiable} samples were differentiated");
     assert_eq!(ran, correct().count() + attentions);
     failures
-}
-
-fn trace(sample: &Sample) -> Function {
-    let graph = Graph::new();
-    let operands = sample.operands.iter().enumerate();
-    let operands: Vec<_> = operands
-        .map(|(index, (shape, _))| {
-            graph.input(&format!("x{index}"), Role::Activation, shape.clone())
-        })
-        .collect();
-    let results = (sample.build)(&operands).into_iter().enumerate();
-    let results = results.map(|(index, tensor)| output(&format!("y{index}"), tensor)).collect();
-    graph.finish(results).unwrap_or_else(|error| panic!("{}: {error}", sample.name))
 }
 
 fn compare(
@@ -76,13 +69,10 @@ fn compare(
     function: &Function,
     attention: AttentionKernel,
 ) -> Result<(), String> {
-    let kernels = Kernels { attention };
+    let kernels = Kernels { attention, ..Kernels::default() };
     let options = EmitOptions { kernels: kernels.clone(), ..EmitOptions::default() };
     let program = function.program(sample.name, &options);
-    let operands: Vec<Literal> = (1..)
-        .zip(&sample.operands)
-        .map(|(seed, (shape, fill))| Literal::filled(shape.clone(), *fill, seed))
-        .collect();
+    let operands = sample.arguments();
     let explain = |error: runtime::Error| error.to_string();
     let executable = runtime.compile(&program, &CompileChoices::default()).map_err(explain)?;
     let arrays: Vec<Array> = program

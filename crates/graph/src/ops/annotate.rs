@@ -55,8 +55,13 @@ impl Operation for OptimizationBarrier {
         operands.to_vec()
     }
 
-    fn derivative(&self) -> Derivative {
-        Derivative::Formula("g behind a barrier of its own")
+    fn derivative(&self) -> Derivative<'_> {
+        // Each cotangent behind a barrier, all of them behind the same one.
+        Derivative::rule(|pullback| {
+            let given: Vec<Tensor<'_>> = pullback.cotangents.iter().copied().flatten().collect();
+            let mut behind = pullback.graph.optimization_barrier(&given).into_iter();
+            pullback.cotangents.iter().map(|g| g.and_then(|_| behind.next())).collect()
+        })
     }
 
     fn regions(&self) -> Vec<RegionId> {
@@ -87,8 +92,10 @@ impl Operation for ShardingConstraint {
         operands.to_vec()
     }
 
-    fn derivative(&self) -> Derivative {
-        Derivative::Formula("g under the same constraint")
+    fn derivative(&self) -> Derivative<'_> {
+        // g under the same constraint: what is split going forward is split going back.
+        let role = self.0;
+        Derivative::of_one(move |_, g| g.constrain(role))
     }
 
     fn regions(&self) -> Vec<RegionId> {

@@ -20,23 +20,32 @@ struct Rule {
     direction: &'static str,
     domain: Domain,
     value: fn(f64, f64) -> f64,
-    derivative: Derivative,
+    slopes: Slopes,
     sample: (DType, Fill),
     build: Build,
 }
+
+/// The operands' cotangents from the result's (`g`), the operands (`a`, `b`) and the result (`y`).
+#[derive(Clone, Copy, Debug)]
+enum Slopes {
+    Of(Slope, Slope),
+    Zero(&'static str),
+}
+
+type Slope = for<'g> fn(Tensor<'g>, Tensor<'g>, Tensor<'g>, Tensor<'g>) -> Tensor<'g>;
 
 #[derive(Debug)]
 struct Binary(&'static Rule);
 
 macro_rules! binary {
     ($($(#[$doc:meta])* $method:ident $rule:ident: $name:literal $direction:literal, $domain:ident,
-       $dtype:ident $low:literal..$high:literal, $value:expr, $derivative:expr;)*) => {
+       $dtype:ident $low:literal..$high:literal, $value:expr, $slopes:expr;)*) => {
         $(static $rule: Rule = Rule {
             name: $name,
             direction: $direction,
             domain: Domain::$domain,
             value: $value,
-            derivative: $derivative,
+            slopes: $slopes,
             sample: (DType::$dtype, Fill::Uniform($low, $high)),
             build: |x| vec![x[0].$method(x[1])],
         };)*
@@ -53,35 +62,47 @@ macro_rules! binary {
     };
 }
 
-use Derivative::{Formula, None as NoDerivative};
+use Slopes::{Of, Zero};
 
 binary! {
-    plus ADD: "add" "", Number, F32 -2.0..2.0, |a, b| a + b, Formula("(g, g)");
-    minus SUBTRACT: "subtract" "", Number, F32 -2.0..2.0, |a, b| a - b, Formula("(g, -g)");
-    times MULTIPLY: "multiply" "", Number, F32 -2.0..2.0, |a, b| a * b, Formula("(g · b, g · a)");
-    divide DIVIDE: "divide" "", Number, F32 0.5..2.0, |a, b| a / b, Formula("(g / b, -g · y / b)");
+    plus ADD: "add" "", Number, F32 -2.0..2.0, |a, b| a + b, Of(|g, _, _, _| g, |g, _, _, _| g);
+    minus SUBTRACT: "subtract" "", Number, F32 -2.0..2.0, |a, b| a - b, Of(|g, _, _, _| g, |g, _, _, _| -g);
+    times MULTIPLY: "multiply" "", Number, F32 -2.0..2.0, |a, b| a * b,
+        Of(|g, _, b, _| g * b, |g, a, _, _| g * a);
+    divide DIVIDE: "divide" "", Number, F32 0.5..2.0, |a, b| a / b,
+        Of(|g, _, b, _| g / b, |g, _, b, y| -g * y / b);
     maximum MAXIMUM: "maximum" "", Any, F32 -2.0..2.0, f64::max,
-        Formula("(g where a > b, g where b > a; half each where equal)");
+        Of(|g, a, b, _| larger(g, a, b), |g, a, b, _| larger(g, b, a));
     minimum MINIMUM: "minimum" "", Any, F32 -2.0..2.0, f64::min,
-        Formula("(g where a < b, g where b < a; half each where equal)");
+        Of(|g, a, b, _| larger(g, b, a), |g, a, b, _| larger(g, a, b));
     power POWER: "power" "", Float, F32 0.5..2.0, f64::powf,
-        Formula("(g · b · a^(b-1), g · y · log a)");
+        Of(|g, a, b, _| g * b * a.power(b - 1.0), |g, a, _, y| g * y * a.log());
     /// The remainder with the dividend's sign.
     remainder REMAINDER: "remainder" "", Number, F32 0.5..7.0, |a, b| a % b,
-        Formula("(g, -g · trunc(a / b))");
-    and AND: "and" "", Bits, U32 0.0..255.0, |a, b| (a as i64 & b as i64) as f64, NoDerivative("discrete operands");
-    or OR: "or" "", Bits, U32 0.0..255.0, |a, b| (a as i64 | b as i64) as f64, NoDerivative("discrete operands");
-    xor XOR: "xor" "", Bits, U32 0.0..255.0, |a, b| (a as i64 ^ b as i64) as f64, NoDerivative("discrete operands");
+        Of(|g, _, _, _| g, |g, a, b, _| -g * truncated(a / b));
+    and AND: "and" "", Bits, U32 0.0..255.0, |a, b| (a as i64 & b as i64) as f64, Zero("discrete operands");
+    or OR: "or" "", Bits, U32 0.0..255.0, |a, b| (a as i64 | b as i64) as f64, Zero("discrete operands");
+    xor XOR: "xor" "", Bits, U32 0.0..255.0, |a, b| (a as i64 ^ b as i64) as f64, Zero("discrete operands");
     shift_left SHIFT_LEFT: "shift_left" "", Bits, U32 0.0..31.0,
-        |a, b| ((a as u64) << (b as u32)) as f64, NoDerivative("discrete operands");
+        |a, b| ((a as u64) << (b as u32)) as f64, Zero("discrete operands");
     shift_right_logical SHIFT_RIGHT: "shift_right_logical" "", Bits, U32 0.0..31.0,
-        |a, b| ((a as u64) >> (b as u32)) as f64, NoDerivative("discrete operands");
-    equal EQUAL: "compare" "EQ", Any, S32 0.0..3.0, |a, b| f64::from(a == b), NoDerivative("boolean result");
-    not_equal NOT_EQUAL: "compare" "NE", Any, S32 0.0..3.0, |a, b| f64::from(a != b), NoDerivative("boolean result");
-    less LESS: "compare" "LT", Any, F32 -2.0..2.0, |a, b| f64::from(a < b), NoDerivative("boolean result");
-    less_equal LESS_EQUAL: "compare" "LE", Any, S32 0.0..3.0, |a, b| f64::from(a <= b), NoDerivative("boolean result");
-    greater GREATER: "compare" "GT", Any, U32 0.0..9.0, |a, b| f64::from(a > b), NoDerivative("boolean result");
-    greater_equal GREATER_EQUAL: "compare" "GE", Any, S32 0.0..3.0, |a, b| f64::from(a >= b), NoDerivative("boolean result");
+        |a, b| ((a as u64) >> (b as u32)) as f64, Zero("discrete operands");
+    equal EQUAL: "compare" "EQ", Any, S32 0.0..3.0, |a, b| f64::from(a == b), Zero("boolean result");
+    not_equal NOT_EQUAL: "compare" "NE", Any, S32 0.0..3.0, |a, b| f64::from(a != b), Zero("boolean result");
+    less LESS: "compare" "LT", Any, F32 -2.0..2.0, |a, b| f64::from(a < b), Zero("boolean result");
+    less_equal LESS_EQUAL: "compare" "LE", Any, S32 0.0..3.0, |a, b| f64::from(a <= b), Zero("boolean result");
+    greater GREATER: "compare" "GT", Any, U32 0.0..9.0, |a, b| f64::from(a > b), Zero("boolean result");
+    greater_equal GREATER_EQUAL: "compare" "GE", Any, S32 0.0..3.0, |a, b| f64::from(a >= b), Zero("boolean result");
+}
+
+/// `g` where `a` is the greater one, half of it where they are equal.
+fn larger<'g>(g: Tensor<'g>, a: Tensor<'g>, b: Tensor<'g>) -> Tensor<'g> {
+    let zero = ops::constant(g.graph(), g.dtype(), 0.0);
+    a.equal(b).select(g * 0.5, a.greater(b).select(g, zero))
+}
+
+fn truncated(x: Tensor<'_>) -> Tensor<'_> {
+    x.sign() * x.abs().floor()
 }
 
 impl<'g> Tensor<'g> {
@@ -179,8 +200,17 @@ impl Operation for Binary {
         vec![Literal::new(shape.with_dtype(dtype), values)]
     }
 
-    fn derivative(&self) -> Derivative {
-        self.0.derivative
+    fn derivative(&self) -> Derivative<'_> {
+        match self.0.slopes {
+            Slopes::Of(left, right) => Derivative::rule(move |pullback| {
+                let Some(g) = pullback.cotangent() else { return Vec::new() };
+                let (a, b) = (pullback.operands[0], pullback.operands[1]);
+                let y = pullback.results[0];
+                let of = |slope: Slope, wanted: bool| wanted.then(|| slope(g, a, b, y));
+                vec![of(left, pullback.wanted[0]), of(right, pullback.wanted[1])]
+            }),
+            Slopes::Zero(reason) => Derivative::Zero(reason),
+        }
     }
 
     fn regions(&self) -> Vec<RegionId> {

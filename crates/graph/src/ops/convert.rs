@@ -50,8 +50,12 @@ impl Operation for Convert {
         vec![Literal::new(shape, operands[0].values.clone())]
     }
 
-    fn derivative(&self) -> Derivative {
-        Derivative::Formula("g converted back, between floating-point types; none otherwise")
+    fn derivative(&self) -> Derivative<'_> {
+        // g, converted back.
+        match self.0.is_float() {
+            true => Derivative::of_one(|pullback, g| g.convert(pullback.operands[0].dtype())),
+            false => Derivative::Zero("integers are steps"),
+        }
     }
 
     fn regions(&self) -> Vec<RegionId> {
@@ -82,8 +86,11 @@ impl Operation for BitcastConvert {
         Literal::from_bytes(shape, &operands[0].to_bytes()).into_iter().collect()
     }
 
-    fn derivative(&self) -> Derivative {
-        Derivative::None("bits are not differentiable")
+    fn derivative(&self) -> Derivative<'_> {
+        match self.0.is_float() {
+            true => Derivative::None("bits are not differentiable"),
+            false => Derivative::Zero("integers are steps"),
+        }
     }
 
     fn regions(&self) -> Vec<RegionId> {

@@ -55,8 +55,8 @@ impl Operation for Constant {
         vec![self.0.clone()]
     }
 
-    fn derivative(&self) -> Derivative {
-        Derivative::None("no operand")
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::Zero("no operand")
     }
 
     fn regions(&self) -> Vec<RegionId> {
@@ -82,8 +82,8 @@ impl Operation for Iota {
         vec![Literal::from_fn(shape, |index| index[0] as f64)]
     }
 
-    fn derivative(&self) -> Derivative {
-        Derivative::None("no operand")
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::Zero("no operand")
     }
 
     fn regions(&self) -> Vec<RegionId> {

@@ -93,7 +93,7 @@ impl Operation for CustomCallOperation {
         evaluate_composite(evaluator.kernels(), operands, self.0.reference)
     }
 
-    fn derivative(&self) -> Derivative {
+    fn derivative(&self) -> Derivative<'_> {
         Derivative::None("a call to the outside; its caller gives it a derivative")
     }
 

@@ -188,10 +188,20 @@ impl Operation for DotGeneral {
         vec![literal]
     }
 
-    fn derivative(&self) -> Derivative {
-        Derivative::Formula(
-            "(dot(g, rhs) over the right's own axes, dot(g, lhs) over the left's own axes)",
-        )
+    fn derivative(&self) -> Derivative<'_> {
+        // (g · rhs over the right's own axes, g · lhs over the left's own axes)
+        Derivative::rule(|pullback| {
+            let Some(g) = pullback.cotangent() else { return Vec::new() };
+            let [lhs, rhs] = [pullback.operands[0], pullback.operands[1]];
+            let own = |of: Tensor<'_>, other: Tensor<'_>| {
+                let other = other.shape();
+                of.shape().names().into_iter().filter(|axis| !other.has(axis)).collect::<Vec<_>>()
+            };
+            let g = g.convert(lhs.dtype());
+            let left = || g.dot(rhs, &own(rhs, lhs));
+            let right = || g.dot(lhs, &own(lhs, rhs));
+            vec![pullback.wanted[0].then(left), pullback.wanted[1].then(right)]
+        })
     }
 
     fn regions(&self) -> Vec<RegionId> {

@@ -1,6 +1,6 @@
 //! Reading and writing at places given by a tensor of indices: `take` and `scatter`.
 
-use crate::DType;
+use crate::autodiff::zeros_like;
 use crate::emit::{Call, Emitter, array, list};
 use crate::error::ShapeError;
 use crate::evaluate::Evaluator;
@@ -8,6 +8,7 @@ use crate::graph::{RegionId, Tensor};
 use crate::literal::{Literal, for_each_index, offset};
 use crate::operation::{Derivative, Fill, Operation, Sample};
 use crate::shape::{Axis, Shape};
+use crate::{DType, ops};
 
 /// Operands: the table, the indices. Axes that both have go together, element by element.
 #[derive(Debug)]
@@ -152,8 +153,13 @@ impl Operation for Gather {
         vec![literal]
     }
 
-    fn derivative(&self) -> Derivative {
-        Derivative::Formula("(zeros with g scatter-added at the indices, none)")
+    fn derivative(&self) -> Derivative<'_> {
+        // Zeros with g added at the indices.
+        Derivative::of_one(|pullback, g| {
+            let (table, indices) = (pullback.operands[0], pullback.operands[1]);
+            let last = table.size(self.0).saturating_sub(1) as f64;
+            zeros_like(table).scatter(self.0, indices.clamp(0.0, last), g, Combine::Add)
+        })
     }
 
     fn regions(&self) -> Vec<RegionId> {
@@ -233,13 +239,27 @@ impl Operation for Scatter {
         vec![result]
     }
 
-    fn derivative(&self) -> Derivative {
-        match self.1 {
-            Combine::Add => Derivative::Formula("(g, none, g taken at the indices)"),
-            Combine::Replace => {
-                Derivative::Formula("(g with zeros at the indices, none, g taken at the indices)")
-            }
-        }
+    fn derivative(&self) -> Derivative<'_> {
+        // (g, none, g taken at the indices); what was replaced gets zeros. Of equal indices that
+        // replace, each update counts as the one that stayed.
+        Derivative::rule(|pullback| {
+            let Some(g) = pullback.cotangent() else { return Vec::new() };
+            let (indices, updates) = (pullback.operands[1], pullback.operands[2]);
+            let target = || match self.1 {
+                Combine::Add => g,
+                Combine::Replace => {
+                    g.scatter(self.0, indices, zeros_like(updates), Combine::Replace)
+                }
+            };
+            let update = || {
+                let inside = |limit: f64| ops::constant(pullback.graph, indices.dtype(), limit);
+                let size = g.size(self.0) as f64;
+                let written = indices.greater_equal(inside(0.0)).and(indices.less(inside(size)));
+                let zero = ops::constant(pullback.graph, g.dtype(), 0.0);
+                written.select(g.take(self.0, indices), zero)
+            };
+            vec![pullback.wanted[0].then(target), None, pullback.wanted[2].then(update)]
+        })
     }
 
     fn regions(&self) -> Vec<RegionId> {

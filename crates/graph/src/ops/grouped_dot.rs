@@ -1,6 +1,7 @@
 //! A matrix product in which each row meets the matrix of its group: the product of a mixture of
 //! experts, rows sorted by expert.
 
+use crate::autodiff::through;
 use crate::emit::{Call, Emitter, composite_shapes, evaluate_composite};
 use crate::error::ShapeError;
 use crate::evaluate::Evaluator;
@@ -99,10 +100,9 @@ impl Operation for GroupedDot {
         evaluate_composite(evaluator.kernels(), operands, |x| lower(self, x))
     }
 
-    fn derivative(&self) -> Derivative {
-        Derivative::Formula(
-            "(grouped dot of g with the transposed matrices, per group rowsᵀ·g, none)",
-        )
+    fn derivative(&self) -> Derivative<'_> {
+        // By way of the simpler operations that it stands for.
+        Derivative::rule(|pullback| through(pullback, |x| lower(self, x)))
     }
 
     fn regions(&self) -> Vec<RegionId> {

@@ -185,8 +185,14 @@ impl Operation for Broadcast {
         vec![by_name(Shape::new(operands[0].shape.dtype, &self.0), &operands[0])]
     }
 
-    fn derivative(&self) -> Derivative {
-        Derivative::Formula("sum of g over the new axes")
+    fn derivative(&self) -> Derivative<'_> {
+        // The sum of g over the new axes.
+        Derivative::of_one(|pullback, g| {
+            let own = pullback.operands[0].shape();
+            let mut new = g.shape().names();
+            new.retain(|axis| !own.has(axis));
+            g.sum(&new)
+        })
     }
 
     fn regions(&self) -> Vec<RegionId> {
@@ -228,8 +234,9 @@ impl Operation for Transpose {
         vec![by_name(Shape { dtype: shape.dtype, axes }, &operands[0])]
     }
 
-    fn derivative(&self) -> Derivative {
-        Derivative::Formula("g transposed back")
+    fn derivative(&self) -> Derivative<'_> {
+        // g transposed back.
+        Derivative::of_one(|pullback, g| g.transpose(&pullback.operands[0].shape().names()))
     }
 
     fn regions(&self) -> Vec<RegionId> {
@@ -264,8 +271,12 @@ impl Operation for Reshape {
         vec![Literal { shape, values: operands[0].values.clone() }]
     }
 
-    fn derivative(&self) -> Derivative {
-        Derivative::Formula("g reshaped back")
+    fn derivative(&self) -> Derivative<'_> {
+        // g reshaped back.
+        Derivative::of_one(|pullback, g| {
+            let axes = pullback.operands[0].shape().axes;
+            pullback.graph.apply(Reshape { name: "reshape", axes }, &[g])
+        })
     }
 
     fn regions(&self) -> Vec<RegionId> {

@@ -6,6 +6,7 @@ mod binary;
 mod control;
 mod convert;
 mod create;
+mod cross_entropy;
 mod cumulative;
 mod custom_call;
 mod dot;
@@ -20,6 +21,7 @@ mod sort;
 mod unary;
 
 pub use attention::{Attention, KeyValue};
+pub use control::Remat;
 pub use create::{constant, iota, literal};
 pub use custom_call::CustomCall;
 pub use gather::Combine;
@@ -48,6 +50,7 @@ pub fn samples() -> Vec<Sample> {
         custom_call::samples,
         grouped_dot::samples,
         attention::samples,
+        cross_entropy::samples,
     ];
     all.iter().flat_map(|samples| samples()).collect()
 }

@@ -199,14 +199,23 @@ impl Operation for Reduce {
         vec![Literal::new(shape, values)]
     }
 
-    fn derivative(&self) -> Derivative {
+    fn derivative(&self) -> Derivative<'_> {
+        let axes = &self.axes;
         match self.kind {
-            Kind::Sum => Derivative::Formula("g broadcast over the axes"),
-            Kind::Product => Derivative::Formula("g · y / x"),
-            Kind::Maximum | Kind::Minimum => {
-                Derivative::Formula("g where x = y, divided by how many there are")
-            }
-            Kind::And | Kind::Or => Derivative::None("boolean operands"),
+            // g, the same along the axes.
+            Kind::Sum => Derivative::of_one(|_, g| g),
+            // g · y / x
+            Kind::Product => Derivative::of_one(|pullback, g| {
+                let x = pullback.operands[0];
+                (g * pullback.results[0]).broadcast_to(&x.shape().axes) / x
+            }),
+            // g where x = y, divided by how many there are
+            Kind::Maximum | Kind::Minimum => Derivative::of_one(|pullback, g| {
+                let (x, y) = (pullback.operands[0], pullback.results[0]);
+                let chosen = x.equal(y).convert(g.dtype());
+                chosen * (g / chosen.sum(axes))
+            }),
+            Kind::And | Kind::Or => Derivative::Zero("boolean operands"),
         }
     }
 

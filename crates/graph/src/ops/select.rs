@@ -1,6 +1,7 @@
 //! Choosing element by element: `select` by a condition, `clamp` between bounds.
 
 use super::binary::merged_axes;
+use crate::autodiff::zeros_like;
 use crate::emit::{Call, Emitter};
 use crate::error::ShapeError;
 use crate::evaluate::Evaluator;
@@ -79,8 +80,15 @@ impl Operation for Select {
         vec![Literal { shape: operands[1].shape.clone(), values }]
     }
 
-    fn derivative(&self) -> Derivative {
-        Derivative::Formula("(none, g where the condition holds, g elsewhere)")
+    fn derivative(&self) -> Derivative<'_> {
+        // (none, g where the condition holds, g elsewhere)
+        Derivative::rule(|pullback| {
+            let Some(g) = pullback.cotangent() else { return Vec::new() };
+            let (condition, zero) = (pullback.operands[0], zeros_like(g));
+            let yes = pullback.wanted[1].then(|| condition.select(g, zero));
+            let no = pullback.wanted[2].then(|| condition.select(zero, g));
+            vec![None, yes, no]
+        })
     }
 
     fn regions(&self) -> Vec<RegionId> {

@@ -1,6 +1,7 @@
 //! Cutting out and putting together along named axes: slice, dynamic slice, dynamic update slice,
 //! concatenate, pad.
 
+use crate::autodiff::zeros_like;
 use crate::emit::{Call, Emitter, Ssa, array};
 use crate::error::ShapeError;
 use crate::evaluate::Evaluator;
@@ -192,8 +193,12 @@ impl Operation for Slice {
         vec![Literal::from_fn(shapes[0].clone(), |index| operands[0].at(&shifted(index, &start)))]
     }
 
-    fn derivative(&self) -> Derivative {
-        Derivative::Formula("g padded with zeros to the operand's size")
+    fn derivative(&self) -> Derivative<'_> {
+        // g with zeros around it, in the operand's size.
+        Derivative::of_one(|pullback, g| {
+            let size = pullback.operands[0].size(self.axis);
+            g.pad(self.axis, self.start, size.saturating_sub(self.stop), 0.0)
+        })
     }
 
     fn regions(&self) -> Vec<RegionId> {
@@ -244,8 +249,13 @@ impl Operation for DynamicSlice {
         vec![Literal::from_fn(result[0].clone(), |index| operands[0].at(&shifted(index, &start)))]
     }
 
-    fn derivative(&self) -> Derivative {
-        Derivative::Formula("zeros with g written at the starts; none for the starts")
+    fn derivative(&self) -> Derivative<'_> {
+        // Zeros with g written at the starts.
+        Derivative::of_one(|pullback, g| {
+            let axes = self.0.iter().map(|&(axis, _)| axis);
+            let starts: Vec<_> = axes.zip(pullback.operands[1..].iter().copied()).collect();
+            zeros_like(pullback.operands[0]).dynamic_update_slice(g, &starts)
+        })
     }
 
     fn regions(&self) -> Vec<RegionId> {
@@ -300,8 +310,22 @@ impl Operation for DynamicUpdateSlice {
         vec![result]
     }
 
-    fn derivative(&self) -> Derivative {
-        Derivative::Formula("(g with zeros written at the starts, g's slice there, none)")
+    fn derivative(&self) -> Derivative<'_> {
+        // (g with zeros written at the starts, g's slice there, none)
+        Derivative::rule(|pullback| {
+            let Some(g) = pullback.cotangent() else { return Vec::new() };
+            let (update, starts) = (pullback.operands[1], &pullback.operands[2..]);
+            let kept = || {
+                let starts: Vec<_> = self.0.iter().copied().zip(starts.iter().copied()).collect();
+                g.dynamic_update_slice(zeros_like(update), &starts)
+            };
+            let written = || {
+                let axes = self.0.iter().map(|&axis| (axis, update.size(axis))).collect();
+                let operands: Vec<_> = [g].into_iter().chain(starts.iter().copied()).collect();
+                pullback.graph.apply(DynamicSlice(axes), &operands)
+            };
+            vec![pullback.wanted[0].then(kept), pullback.wanted[1].then(written)]
+        })
     }
 
     fn regions(&self) -> Vec<RegionId> {
@@ -355,8 +379,19 @@ impl Operation for Concatenate {
         vec![literal]
     }
 
-    fn derivative(&self) -> Derivative {
-        Derivative::Formula("g's slice for each operand")
+    fn derivative(&self) -> Derivative<'_> {
+        // g's slice for each operand.
+        Derivative::rule(|pullback| {
+            let Some(g) = pullback.cotangent() else { return Vec::new() };
+            let mut start = 0;
+            let slice = |operand: &Tensor<'_>| {
+                let stop = start + operand.size(self.0);
+                let own = g.slice(self.0, start, stop);
+                start = stop;
+                Some(own)
+            };
+            pullback.operands.iter().map(slice).collect()
+        })
     }
 
     fn regions(&self) -> Vec<RegionId> {
@@ -405,8 +440,16 @@ impl Operation for Pad {
         vec![literal]
     }
 
-    fn derivative(&self) -> Derivative {
-        Derivative::Formula("(g's slice, sum of g over the padding)")
+    fn derivative(&self) -> Derivative<'_> {
+        // (g's slice, the sum of g over the padding)
+        Derivative::rule(|pullback| {
+            let Some(g) = pullback.cotangent() else { return Vec::new() };
+            let size = pullback.operands[0].size(self.axis);
+            let own = g.slice(self.axis, self.low, self.low + size);
+            let all = |tensor: Tensor<'_>| tensor.shape().names();
+            let padding = || g.sum(&all(g)) - own.sum(&all(own));
+            vec![pullback.wanted[0].then_some(own), pullback.wanted[1].then(padding)]
+        })
     }
 
     fn regions(&self) -> Vec<RegionId> {

@@ -3,6 +3,8 @@
 use std::panic::Location;
 use std::rc::Rc;
 
+use super::Combine;
+use crate::autodiff::zeros_like;
 use crate::emit::{Call, Emitter};
 use crate::error::ShapeError;
 use crate::evaluate::Evaluator;
@@ -119,13 +121,31 @@ impl Operation for Sort {
         results
     }
 
-    fn derivative(&self) -> Derivative {
-        Derivative::Formula("g moved back to where each element came from")
+    fn derivative(&self) -> Derivative<'_> {
+        // g moved back to where each element came from.
+        Derivative::rule(|pullback| {
+            let key = pullback.operands[0];
+            let shape = key.shape();
+            let place = ops::iota(pullback.graph, DType::S32, self.axis, key.size(self.axis));
+            let sorted = key.sort(self.axis, &[place.broadcast_to(&shape.axes)], self.descending);
+            let Some(&places) = sorted.get(1) else { return Vec::new() };
+            // Integers that were moved along have no cotangent.
+            let pairs = pullback.cotangents.iter().zip(pullback.operands);
+            let back =
+                pairs.map(|(g, &operand)| g.map(|g| move_back(g, self.axis, places, operand)));
+            back.collect()
+        })
     }
 
     fn regions(&self) -> Vec<RegionId> {
         Vec::new()
     }
+}
+
+/// Zeros like `operand`, with `g` where its elements came from along `axis`.
+fn move_back<'g>(g: Tensor<'g>, axis: Axis, places: Tensor<'g>, operand: Tensor<'g>) -> Tensor<'g> {
+    let (g, places) = (g.rename(axis, "ordered"), places.rename(axis, "ordered"));
+    zeros_like(operand).scatter(axis, places, g, Combine::Add)
 }
 
 fn comparison(dtype: DType) -> &'static str {
@@ -173,8 +193,11 @@ impl Operation for TopK {
         sorted.iter().zip(&shapes).map(cut).collect()
     }
 
-    fn derivative(&self) -> Derivative {
-        Derivative::Formula("g scattered to the places")
+    fn derivative(&self) -> Derivative<'_> {
+        // g, written to the places.
+        Derivative::of_one(|pullback, g| {
+            move_back(g, self.axis, pullback.results[1], pullback.operands[0])
+        })
     }
 
     fn regions(&self) -> Vec<RegionId> {

@@ -45,9 +45,16 @@ pub(crate) struct Rule {
     name: &'static str,
     domain: Domain,
     value: fn(f64) -> f64,
-    derivative: Derivative,
+    slope: Slope,
     sample: Fill,
     build: crate::operation::Build,
+}
+
+/// The operand's cotangent from the result's (`g`), the operand (`x`) and the result (`y`).
+#[derive(Clone, Copy, Debug)]
+enum Slope {
+    Of(for<'g> fn(Tensor<'g>, Tensor<'g>, Tensor<'g>) -> Tensor<'g>),
+    Zero(&'static str),
 }
 
 #[derive(Debug)]
@@ -55,12 +62,12 @@ struct Unary(&'static Rule);
 
 macro_rules! unary {
     ($($(#[$doc:meta])* $method:ident $rule:ident: $name:literal, $domain:ident,
-       $low:literal..$high:literal, $value:expr, $derivative:expr;)*) => {
+       $low:literal..$high:literal, $value:expr, $slope:expr;)*) => {
         $(static $rule: Rule = Rule {
             name: $name,
             domain: Domain::$domain,
             value: $value,
-            derivative: $derivative,
+            slope: $slope,
             sample: Fill::Uniform($low, $high),
             build: |x| vec![x[0].$method()],
         };)*
@@ -77,36 +84,37 @@ macro_rules! unary {
     };
 }
 
-use Derivative::{Formula, None as NoDerivative};
+use Slope::{Of, Zero};
 
 unary! {
-    abs ABS: "abs", Number, -3.0..3.0, f64::abs, Formula("g · sign(x)");
-    negate NEGATE: "negate", Number, -3.0..3.0, |x| -x, Formula("-g");
+    abs ABS: "abs", Number, -3.0..3.0, f64::abs, Of(|g, x, _| g * x.sign());
+    negate NEGATE: "negate", Number, -3.0..3.0, |x| -x, Of(|g, _, _| -g);
     sign SIGN: "sign", Number, -3.0..3.0, |x| if x == 0.0 { 0.0 } else { x.signum() },
-        NoDerivative("piecewise constant");
-    exponential EXPONENTIAL: "exponential", Float, -2.0..2.0, f64::exp, Formula("g · exp(x)");
+        Zero("piecewise constant");
+    exponential EXPONENTIAL: "exponential", Float, -2.0..2.0, f64::exp, Of(|g, _, y| g * y);
     /// `exp(x) - 1`, exact near zero.
-    exponential_minus_one EXPM1: "exponential_minus_one", Float, -1.0..1.0, f64::exp_m1, Formula("g · exp(x)");
-    log LOG: "log", Float, 0.1..4.0, f64::ln, Formula("g / x");
+    exponential_minus_one EXPM1: "exponential_minus_one", Float, -1.0..1.0, f64::exp_m1,
+        Of(|g, _, y| g * (y + 1.0));
+    log LOG: "log", Float, 0.1..4.0, f64::ln, Of(|g, x, _| g / x);
     /// `log(1 + x)`, exact near zero.
-    log_plus_one LOG1P: "log_plus_one", Float, -0.5..2.0, f64::ln_1p, Formula("g / (1 + x)");
+    log_plus_one LOG1P: "log_plus_one", Float, -0.5..2.0, f64::ln_1p, Of(|g, x, _| g / (1.0 + x));
     /// `1 / (1 + exp(-x))`.
-    logistic LOGISTIC: "logistic", Float, -4.0..4.0, |x| 1.0 / (1.0 + (-x).exp()), Formula("g · y · (1 - y)");
-    tanh TANH: "tanh", Float, -2.0..2.0, f64::tanh, Formula("g · (1 - y²)");
-    sine SINE: "sine", Float, -3.0..3.0, f64::sin, Formula("g · cos(x)");
-    cosine COSINE: "cosine", Float, -3.0..3.0, f64::cos, Formula("-g · sin(x)");
-    sqrt SQRT: "sqrt", Float, 0.1..4.0, f64::sqrt, Formula("g / (2 · y)");
+    logistic LOGISTIC: "logistic", Float, -4.0..4.0, |x| 1.0 / (1.0 + (-x).exp()), Of(|g, _, y| g * y * (1.0 - y));
+    tanh TANH: "tanh", Float, -2.0..2.0, f64::tanh, Of(|g, _, y| g * (1.0 - y * y));
+    sine SINE: "sine", Float, -3.0..3.0, f64::sin, Of(|g, x, _| g * x.cosine());
+    cosine COSINE: "cosine", Float, -3.0..3.0, f64::cos, Of(|g, x, _| -g * x.sine());
+    sqrt SQRT: "sqrt", Float, 0.1..4.0, f64::sqrt, Of(|g, _, y| g / (2.0 * y));
     /// `1 / sqrt(x)`.
-    rsqrt RSQRT: "rsqrt", Float, 0.1..4.0, |x| 1.0 / x.sqrt(), Formula("-g · y³ / 2");
-    floor FLOOR: "floor", Float, -3.0..3.0, f64::floor, NoDerivative("piecewise constant");
-    ceil CEIL: "ceil", Float, -3.0..3.0, f64::ceil, NoDerivative("piecewise constant");
+    rsqrt RSQRT: "rsqrt", Float, 0.1..4.0, |x| 1.0 / x.sqrt(), Of(|g, _, y| g * y * y * y * -0.5);
+    floor FLOOR: "floor", Float, -3.0..3.0, f64::floor, Zero("piecewise constant");
+    ceil CEIL: "ceil", Float, -3.0..3.0, f64::ceil, Zero("piecewise constant");
     round_nearest_even ROUND: "round_nearest_even", Float, -3.0..3.0, f64::round_ties_even,
-        NoDerivative("piecewise constant");
+        Zero("piecewise constant");
     /// Whether the value is neither infinite nor NaN; the result is `bool`.
     is_finite IS_FINITE: "is_finite", Float, -3.0..3.0, |x| f64::from(x.is_finite()),
-        NoDerivative("boolean result");
+        Zero("boolean result");
     /// Logical not of a boolean tensor.
-    logical_not NOT: "not", Boolean, 0.0..2.0, |x| 1.0 - x, NoDerivative("boolean operand");
+    logical_not NOT: "not", Boolean, 0.0..2.0, |x| 1.0 - x, Zero("boolean operand");
 }
 
 impl<'g> Tensor<'g> {
@@ -146,8 +154,13 @@ impl Operation for Unary {
         vec![Literal::new(shape.with_dtype(self.result_type(shape.dtype)), values)]
     }
 
-    fn derivative(&self) -> Derivative {
-        self.0.derivative
+    fn derivative(&self) -> Derivative<'_> {
+        match self.0.slope {
+            Slope::Of(slope) => Derivative::of_one(move |pullback, g| {
+                slope(g, pullback.operands[0], pullback.results[0])
+            }),
+            Slope::Zero(reason) => Derivative::Zero(reason),
+        }
     }
 
     fn regions(&self) -> Vec<RegionId> {

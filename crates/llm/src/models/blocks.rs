@@ -3,6 +3,7 @@
 use graph::{Axis, DType, Tensor};
 
 use super::Parameters;
+use super::lora::adapt;
 use crate::config::ModelConfig;
 
 pub(super) type Axes<'a> = &'a [(Axis, usize)];
@@ -34,6 +35,10 @@ pub(super) fn linear<'g>(
     weights.within(name, |weights| {
         let contract: Vec<Axis> = inputs.iter().map(|&(axis, _)| axis).collect();
         let product = x.dot(weights.get("weight", &[outputs, inputs]), &contract);
+        let product = match adapt(weights, x, inputs, outputs) {
+            Some(change) => product + change,
+            None => product,
+        };
         if bias { product + weights.get("bias", &[outputs]) } else { product }
     })
 }
@@ -81,7 +86,7 @@ pub(super) fn rms_norm<'g>(
     weights.within(name, |weights| {
         let wide = x.convert(DType::F32);
         let scale = ((wide * wide).mean(&[axis]) + config.rms_norm_eps).rsqrt();
-        let weight = weights.get("weight", &[&[(axis, x.size(axis))]]).convert(DType::F32);
+        let weight = weights.stored("weight", &[&[(axis, x.size(axis))]]).convert(DType::F32);
         (wide * scale * weight).convert(x.dtype())
     })
 }

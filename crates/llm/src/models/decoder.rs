@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use graph::ops::Attention;
-use graph::{DType, Graph, Role, Shape, Tensor, ops};
+use graph::ops::{Attention, Remat};
+use graph::{Axis, DType, Graph, Role, Shape, Tensor, ops};
 
 use super::blocks::{embed, rms_norm};
 use super::cache::{KvCache, LayerCache};
@@ -25,6 +25,18 @@ pub struct Decoder<'a, 'g> {
     pub config: &'a ModelConfig,
     pub weights: Parameters<'g>,
     pub layers: Layers,
+    /// What is kept of a layer for the way back; none outside training.
+    remat: Option<Remat>,
+}
+
+/// What runs through a model: `[batch, seq]` in s32 each.
+#[derive(Clone, Copy)]
+pub struct Sequence<'g> {
+    pub tokens: Tensor<'g>,
+    /// Counted from 0 without a cache, in each document of its own.
+    pub positions: Tensor<'g>,
+    /// Documents that must not see each other have different numbers. Without a cache only.
+    pub segments: Option<Tensor<'g>>,
 }
 
 /// What a layer needs to know of the step it belongs to.
@@ -32,6 +44,7 @@ pub struct Step<'g> {
     rotary: Rotary<'g>,
     /// `[batch, seq]` s32
     positions: Tensor<'g>,
+    segments: Option<Tensor<'g>>,
     cache: Option<LayerCache<'g>>,
     window: Option<usize>,
 }
@@ -53,7 +66,8 @@ impl<'g> Step<'g> {
         // Without a cache the keys are this step's own, numbered from zero as the queries are.
         let positions = self.cache.map(|_| self.positions);
         let attention = Attention::causal(query, key, value);
-        Attention { positions, window: self.window, ..attention }.apply()
+        let segments = self.segments.map(|segments| (segments, segments.rename("seq", "kv_seq")));
+        Attention { positions, segments, window: self.window, ..attention }.apply()
     }
 }
 
@@ -69,26 +83,32 @@ impl<'a, 'g> Decoder<'a, 'g> {
         let same = config.sliding_windows.windows(2).all(|pair| pair[0] == pair[1]);
         let layers = if same { layers } else { Layers::Unrolled };
         let weights = Parameters::new(graph, dtype).joining(joins && layers == Layers::Unrolled);
-        Decoder { config, weights, layers }
+        Decoder { config, weights, layers, remat: None }
+    }
+
+    /// The decoder for training: weights are held in f32 or another type than they are computed with,
+    /// and of each layer only what `remat` says is kept for the way back.
+    pub fn for_training(self, weights: Parameters<'g>, remat: Remat) -> Decoder<'a, 'g> {
+        Decoder { weights, remat: Some(remat), ..self }
     }
 
     /// The states after the last layer and norm, `[batch, seq, embed]`, and the updated cache.
     ///
-    /// `tokens` and `positions` are `[batch, seq]` s32. Without a cache, positions count from 0.
     #[track_caller]
     pub fn states(
         &self,
-        tokens: Tensor<'g>,
-        positions: Tensor<'g>,
+        sequence: Sequence<'g>,
         cache: Option<KvCache<'g>>,
     ) -> (Tensor<'g>, Option<KvCache<'g>>) {
         self.weights.within("model", |weights| {
-            let embedding = self.embedding(weights);
-            let x = embedding.take("vocab", tokens);
-            let rotary = Rotary::new(weights.graph(), self.config, positions);
+            // Rows first, then their type: what comes back is added up in the type of the table.
+            let embedding = weights
+                .within("embed_tokens", |weights| weights.stored("weight", &self.vocab_by_embed()));
+            let x = embedding.take("vocab", sequence.tokens).convert(weights.dtype());
+            let rotary = Rotary::new(weights.graph(), self.config, sequence.positions);
             let (x, cache) = match self.layers {
-                Layers::Unrolled => self.unrolled(weights, x, rotary, positions, cache),
-                Layers::Scanned => self.scanned(weights, x, rotary, positions, cache),
+                Layers::Unrolled => self.unrolled(weights, x, rotary, sequence, cache),
+                Layers::Scanned => self.scanned(weights, x, rotary, sequence, cache),
             };
             (rms_norm(self.config, weights, "norm", x, "embed"), cache)
         })
@@ -97,19 +117,24 @@ impl<'a, 'g> Decoder<'a, 'g> {
     /// `[…, embed]` states into `[…, vocab]` logits in f32.
     #[track_caller]
     pub fn logits(&self, states: Tensor<'g>) -> Tensor<'g> {
-        let head = match self.config.tie_word_embeddings {
-            true => self.weights.within("model", |weights| self.embedding(weights)),
-            false => self.weights.within("lm_head", |weights| self.vocab_by_embed(weights)),
-        };
+        let head = self.head();
         states.constrain(Role::Activation).dot_as(head, &["embed"], DType::F32)
     }
 
-    fn embedding(&self, weights: &Parameters<'g>) -> Tensor<'g> {
-        weights.within("embed_tokens", |weights| self.vocab_by_embed(weights))
+    /// The matrix that turns states into logits, `[vocab, embed]`.
+    #[track_caller]
+    pub fn head(&self) -> Tensor<'g> {
+        let path: &[&str] = match self.config.tie_word_embeddings {
+            true => &["model", "embed_tokens"],
+            false => &["lm_head"],
+        };
+        let weights = path.iter().fold(self.weights.clone(), |weights, name| weights.at(name));
+        let graph = weights.graph();
+        graph.scope(&path.join("."), || weights.get("weight", &self.vocab_by_embed()))
     }
 
-    fn vocab_by_embed(&self, weights: &Parameters<'g>) -> Tensor<'g> {
-        weights.get("weight", &[&[("vocab", self.config.vocab_size)], &embed(self.config)])
+    fn vocab_by_embed(&self) -> [Vec<(Axis, usize)>; 2] {
+        [vec![("vocab", self.config.vocab_size)], embed(self.config).to_vec()]
     }
 
     /// Every layer in the text, each with weights and cache of its own.
@@ -118,7 +143,7 @@ impl<'a, 'g> Decoder<'a, 'g> {
         weights: &Parameters<'g>,
         mut x: Tensor<'g>,
         rotary: Rotary<'g>,
-        positions: Tensor<'g>,
+        Sequence { positions, segments, .. }: Sequence<'g>,
         cache: Option<KvCache<'g>>,
     ) -> (Tensor<'g>, Option<KvCache<'g>>) {
         let mut updated = Vec::new();
@@ -129,15 +154,23 @@ impl<'a, 'g> Decoder<'a, 'g> {
                 layer: None,
             });
             let window = self.config.sliding_windows[index];
-            let mut step = Step { rotary, positions, cache: own, window };
+            let mut step = Step { rotary, positions, segments, cache: own, window };
             x = weights.within("layers", |weights| {
-                weights.within(&index.to_string(), |weights| {
-                    super::layer(self.config, weights, x.constrain(Role::Activation), &mut step)
-                })
+                weights.within(&index.to_string(), |weights| self.layer(weights, x, &mut step))
             });
             updated.extend(step.cache.into_iter().flat_map(|cache| [cache.key, cache.value]));
         }
         (x, cache.map(|_| KvCache { tensors: updated }))
+    }
+
+    /// One layer; in training, what is kept of it for the way back is bounded.
+    fn layer(&self, weights: &Parameters<'g>, x: Tensor<'g>, step: &mut Step<'g>) -> Tensor<'g> {
+        let layer = |x: &[Tensor<'g>]| {
+            vec![super::layer(self.config, weights, x[0].constrain(Role::Activation), step)]
+        };
+        let remat = self.remat.unwrap_or(Remat::None);
+        let results = weights.graph().checkpoint(remat, &[x], layer);
+        results.first().copied().unwrap_or(x)
     }
 
     /// One layer's text in a loop over stacked weights; the cache is carried and updated in place.
@@ -146,12 +179,12 @@ impl<'a, 'g> Decoder<'a, 'g> {
         weights: &Parameters<'g>,
         x: Tensor<'g>,
         rotary: Rotary<'g>,
-        positions: Tensor<'g>,
+        Sequence { positions, segments, .. }: Sequence<'g>,
         cache: Option<KvCache<'g>>,
     ) -> (Tensor<'g>, Option<KvCache<'g>>) {
         let graph = weights.graph();
         let path = format!("model.layers.{EVERY_LAYER}");
-        let specs = self.layer_parameters(&path, weights.dtype());
+        let specs = self.layer_parameters(&path);
         let count = self.config.num_hidden_layers;
         let stacks: Vec<Tensor<'g>> =
             specs.iter().map(|(spec, shape)| weights.stack(spec, shape, count)).collect();
@@ -160,16 +193,20 @@ impl<'a, 'g> Decoder<'a, 'g> {
         let window = self.config.sliding_windows.first().copied().flatten();
         let (last, _) = graph.scan("layers", count, &carry, &stacks, 0, |index, carry, slices| {
             let names = specs.iter().map(|(spec, _)| spec.name.clone());
-            let given: BTreeMap<String, Tensor<'g>> = names.zip(slices.iter().copied()).collect();
-            let weights = weights.given(&path, given);
+            // In training a slice stays laid out as its stack is: so is then its gradient.
+            let slices = slices.iter().map(|&slice| match self.remat {
+                Some(_) => slice.constrain(Role::Parameter),
+                None => slice,
+            });
+            let given: BTreeMap<String, Tensor<'g>> = names.zip(slices).collect();
+            let weights = weights.given(&path, index, given);
             let own = match carry {
                 &[_, key, value] => Some(LayerCache { key, value, layer: Some(index) }),
                 _ => None,
             };
-            let mut step = Step { rotary, positions, cache: own, window };
-            let x = graph.scope(&format!("layers.{EVERY_LAYER}"), || {
-                super::layer(self.config, &weights, carry[0].constrain(Role::Activation), &mut step)
-            });
+            let mut step = Step { rotary, positions, segments, cache: own, window };
+            let scope = format!("layers.{EVERY_LAYER}");
+            let x = graph.scope(&scope, || self.layer(&weights, carry[0], &mut step));
             let mut next = vec![x];
             next.extend(step.cache.into_iter().flat_map(|cache| [cache.key, cache.value]));
             (next, Vec::new())
@@ -179,15 +216,15 @@ impl<'a, 'g> Decoder<'a, 'g> {
     }
 
     /// What one layer asks for, found by tracing it once on the side.
-    fn layer_parameters(&self, path: &str, dtype: DType) -> Vec<(ParameterSpec, Shape)> {
+    fn layer_parameters(&self, path: &str) -> Vec<(ParameterSpec, Shape)> {
         let graph = Graph::new();
-        let root = Parameters::new(&graph, dtype);
+        let (root, dtype) = (self.weights.aside(&graph), self.weights.dtype());
         let axes = [("batch", 1), ("seq", 1), ("embed", self.config.hidden_size)];
         let x = graph.input("x", Role::Activation, Shape::new(dtype, &axes));
         let positions = ops::constant(&graph, DType::S32, 0.0);
         let positions = positions.broadcast_to(&[("batch", 1), ("seq", 1)]);
         let rotary = Rotary::new(&graph, self.config, positions);
-        let mut step = Step { rotary, positions, cache: None, window: None };
+        let mut step = Step { rotary, positions, segments: None, cache: None, window: None };
         root.within(path, |weights| super::layer(self.config, weights, x, &mut step));
         root.shapes()
     }

@@ -7,6 +7,8 @@ use std::rc::Rc;
 
 use graph::{Axis, DType, Graph, Role, Shape, Tensor};
 
+use super::lora::{Adapters, Lora};
+
 /// Stands in a path for the number of a layer when all layers are stacked into one tensor.
 pub const EVERY_LAYER: &str = "*";
 
@@ -24,6 +26,13 @@ pub struct ParameterSpec {
     pub joined: Vec<(String, Vec<usize>)>,
 }
 
+impl ParameterSpec {
+    /// Whether it is part of an adapter, and not of the model itself.
+    pub fn is_adapter(&self) -> bool {
+        self.name.contains(".lora_A.") || self.name.contains(".lora_B.")
+    }
+}
+
 /// A place in the checkpoint's tree of names, such as `model.layers.0.self_attn`.
 #[derive(Clone)]
 pub struct Parameters<'g> {
@@ -33,7 +42,11 @@ pub struct Parameters<'g> {
 }
 
 struct Store<'g> {
+    /// What weights are computed with.
     dtype: DType,
+    /// What weights are held in.
+    stored: DType,
+    adapters: Option<Adapters<'g>>,
     /// Whether weights that meet the same input are held as one.
     joins: bool,
     /// The weights that a loop body was handed; nothing else may be asked for in there.
@@ -46,8 +59,22 @@ impl<'g> Parameters<'g> {
     /// The root of the tree. Weights asked for become arguments of the program, of type `dtype`.
     pub fn new(graph: &'g Graph, dtype: DType) -> Parameters<'g> {
         let (known, specs) = (BTreeMap::new(), Vec::new());
-        let store = Store { dtype, joins: false, given: None, known, specs };
+        let store =
+            Store { dtype, stored: dtype, adapters: None, joins: false, given: None, known, specs };
         Parameters { graph, path: String::new(), store: Rc::new(RefCell::new(store)) }
+    }
+
+    /// Holds weights in another type than they are computed with.
+    pub fn stored_as(self, dtype: DType) -> Parameters<'g> {
+        self.store.borrow_mut().stored = dtype;
+        self
+    }
+
+    /// Adds adapters to the matrices that `lora` names. With a key of two u32 scalars their inputs
+    /// are left out at random.
+    pub fn adapted(self, lora: Lora, dropout_key: Option<[Tensor<'g>; 2]>) -> Parameters<'g> {
+        self.store.borrow_mut().adapters = Some(Adapters { lora, dropout_key, layer: None });
+        self
     }
 
     /// Lets weights that meet the same input be held as one matrix: one product instead of three
@@ -61,15 +88,22 @@ impl<'g> Parameters<'g> {
         self.store.borrow().joins
     }
 
-    /// A tree that holds exactly the given weights, under their full names.
+    /// A tree that holds exactly the given weights, under their full names, for the layer with that
+    /// number (s32).
     pub(super) fn given(
         &self,
         path: &str,
+        layer: Tensor<'g>,
         weights: BTreeMap<String, Tensor<'g>>,
     ) -> Parameters<'g> {
-        let dtype = self.store.borrow().dtype;
+        let (dtype, stored, adapters) = {
+            let store = self.store.borrow();
+            (store.dtype, store.stored, store.adapters.clone())
+        };
+        let adapters = adapters.map(|adapters| Adapters { layer: Some(layer), ..adapters });
         let (known, specs) = (BTreeMap::new(), Vec::new());
-        let store = Store { dtype, joins: false, given: Some(weights), known, specs };
+        let given = Some(weights);
+        let store = Store { dtype, stored, adapters, joins: false, given, known, specs };
         let store = Rc::new(RefCell::new(store));
         Parameters { graph: self.graph, path: path.to_string(), store }
     }
@@ -78,8 +112,34 @@ impl<'g> Parameters<'g> {
         self.graph
     }
 
+    /// What weights are computed with.
     pub fn dtype(&self) -> DType {
         self.store.borrow().dtype
+    }
+
+    /// This place's path in the checkpoint.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub(super) fn adapters(&self) -> Option<Adapters<'g>> {
+        self.store.borrow().adapters.clone()
+    }
+
+    /// An empty tree of the same types and adapters over another graph, for tracing on the side.
+    pub(super) fn aside<'h>(&self, graph: &'h Graph) -> Parameters<'h> {
+        let store = self.store.borrow();
+        let aside = Parameters::new(graph, store.dtype).stored_as(store.stored);
+        match &store.adapters {
+            Some(adapters) => aside.adapted(adapters.lora.clone(), None),
+            None => aside,
+        }
+    }
+
+    /// The weights asked for so far as the program's arguments, in the order of [`Parameters::specs`].
+    pub fn arguments(&self) -> Vec<Tensor<'g>> {
+        let store = self.store.borrow();
+        store.specs.iter().filter_map(|spec| store.known.get(&spec.name).copied()).collect()
     }
 
     /// What has been asked for so far.
@@ -88,30 +148,53 @@ impl<'g> Parameters<'g> {
     }
 
     /// What has been asked for so far, with the shapes on the device.
-    pub(super) fn shapes(&self) -> Vec<(ParameterSpec, Shape)> {
+    pub fn shapes(&self) -> Vec<(ParameterSpec, Shape)> {
         let store = self.store.borrow();
         let shape = |spec: &ParameterSpec| store.known.get(&spec.name).map(|tensor| tensor.shape());
         store.specs.iter().filter_map(|spec| Some((spec.clone(), shape(spec)?))).collect()
     }
 
+    /// One step down the tree, without a scope of its own.
+    pub(super) fn at(&self, name: &str) -> Parameters<'g> {
+        Parameters { graph: self.graph, path: self.full(name), store: self.store.clone() }
+    }
+
     /// Traces `body` one step down the tree; errors and locations in it show the path.
     pub fn within<T>(&self, name: &str, body: impl FnOnce(&Parameters<'g>) -> T) -> T {
-        let inner =
-            Parameters { graph: self.graph, path: self.full(name), store: self.store.clone() };
+        let inner = self.at(name);
         self.graph.scope(name, || body(&inner))
     }
 
     /// The weight `name` of this place. `layout` says what the axes are: one list for each
     /// dimension in the checkpoint, since a checkpoint merges axes that we keep apart (such as
-    /// heads and head_dim). The tensor has all of them in order.
+    /// heads and head_dim). The tensor has all of them in order, and the type of computation.
     #[track_caller]
-    pub fn get(&self, name: &str, layout: &[&[(Axis, usize)]]) -> Tensor<'g> {
+    pub fn get(&self, name: &str, layout: &[impl AsRef<[(Axis, usize)]>]) -> Tensor<'g> {
+        self.stored(name, layout).convert(self.dtype())
+    }
+
+    /// The same in the type that it is held in.
+    #[track_caller]
+    pub fn stored(&self, name: &str, layout: &[impl AsRef<[(Axis, usize)]>]) -> Tensor<'g> {
+        let dtype = self.store.borrow().stored;
+        self.ask(name, layout, dtype)
+    }
+
+    /// A part of an adapter: held in f32, like everything that is trained.
+    #[track_caller]
+    pub(super) fn adapter(&self, name: &str, layout: &[impl AsRef<[(Axis, usize)]>]) -> Tensor<'g> {
+        self.ask(name, layout, DType::F32).convert(self.dtype())
+    }
+
+    #[track_caller]
+    fn ask(&self, name: &str, layout: &[impl AsRef<[(Axis, usize)]>], dtype: DType) -> Tensor<'g> {
         let name = self.full(name);
-        let sizes = layout.iter().map(|axes| axes.iter().map(|&(_, size)| size).product());
-        let checkpoint_shape = sizes.collect();
+        let size = |axes: &[(Axis, usize)]| axes.iter().map(|&(_, size)| size).product();
+        let checkpoint_shape = layout.iter().map(|axes| size(axes.as_ref())).collect();
         let spec = ParameterSpec { name, checkpoint_shape, layers: None, joined: Vec::new() };
-        let axes: Vec<(Axis, usize)> = layout.concat();
-        self.declare(spec, &axes)
+        let axes: Vec<(Axis, usize)> =
+            layout.iter().flat_map(|axes| axes.as_ref()).copied().collect();
+        self.declare(spec, Shape::new(dtype, &axes))
     }
 
     /// The rows of several matrices, which all have the columns `inputs`, as one of axes `rows` and
@@ -125,7 +208,9 @@ impl<'g> Parameters<'g> {
         let name = joined.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join("+");
         let checkpoint_shape = vec![rows, columns];
         let spec = ParameterSpec { name, checkpoint_shape, layers: None, joined };
-        self.declare(spec, &[&[("rows", rows)], inputs].concat())
+        let axes = [&[("rows", rows)], inputs].concat();
+        let dtype = self.store.borrow().stored;
+        self.declare(spec, Shape::new(dtype, &axes)).convert(self.dtype())
     }
 
     /// A weight of all layers in one tensor, with the axis `layers` in front.
@@ -134,11 +219,13 @@ impl<'g> Parameters<'g> {
         let spec = ParameterSpec { layers: Some(layers), ..one.clone() };
         let mut axes = vec![("layers", layers)];
         axes.extend(&shape.axes);
-        self.declare(spec, &axes)
+        self.declare(spec, Shape::new(shape.dtype, &axes))
     }
 
+    /// Declares a weight by its full name, ahead of whoever asks for it. The shape has the type that it
+    /// is held in.
     #[track_caller]
-    fn declare(&self, spec: ParameterSpec, axes: &[(Axis, usize)]) -> Tensor<'g> {
+    pub fn declare(&self, spec: ParameterSpec, shape: Shape) -> Tensor<'g> {
         let mut store = self.store.borrow_mut();
         if let Some(given) = &store.given {
             return given.get(&spec.name).copied().unwrap_or_else(|| {
@@ -149,7 +236,6 @@ impl<'g> Parameters<'g> {
         if let Some(&tensor) = store.known.get(&spec.name) {
             return tensor;
         }
-        let shape = Shape::new(store.dtype, axes);
         let tensor = self.graph.input(&spec.name, Role::Parameter, shape);
         store.known.insert(spec.name.clone(), tensor);
         store.specs.push(spec);

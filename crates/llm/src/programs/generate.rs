@@ -6,7 +6,7 @@ use graph::{DType, Graph, Role, Shape, Tensor, TraceError, ops, output};
 use super::sampler::{self, Sampled, Sampler};
 use super::{ModelProgram, ProgramOptions, Tracing};
 use crate::config::ModelConfig;
-use crate::models::{CacheShape, KvCache};
+use crate::models::{CacheShape, KvCache, Sequence};
 
 /// Runs `chunk` tokens of each sequence through the model.
 ///
@@ -38,7 +38,8 @@ pub fn prefill(
         _ => start + offset,
     };
     let before = Some(tracing.cache.clone());
-    let (states, updated) = tracing.decoder.states(tokens, positions, before);
+    let sequence = Sequence { tokens, positions, segments: None };
+    let (states, updated) = tracing.decoder.states(sequence, before);
     let last = states.take("seq", count - 1.0);
     let written = real.select(tokens, number(config.vocab_size));
     finish(tracing, "prefill", last, start + count, written, updated)
@@ -66,7 +67,9 @@ pub fn decode(
     let is_busy = positions.less(number(cache.capacity));
     let written = is_busy.select(tokens, number(config.vocab_size));
     let before = Some(tracing.cache.clone());
-    let (states, updated) = tracing.decoder.states(as_row(tokens), as_row(positions), before);
+    let (tokens_row, positions_row) = (as_row(tokens), as_row(positions));
+    let sequence = Sequence { tokens: tokens_row, positions: positions_row, segments: None };
+    let (states, updated) = tracing.decoder.states(sequence, before);
     let last = states.squeeze("seq");
     finish(tracing, "decode", last, positions + 1.0, as_row(written), updated)
 }

@@ -4,7 +4,7 @@ use graph::{DType, Graph, Shape, TraceError, ops, output};
 
 use super::{ModelProgram, ProgramOptions, Tracing};
 use crate::config::ModelConfig;
-use crate::models::{CacheShape, KvCache};
+use crate::models::{CacheShape, KvCache, Sequence};
 
 /// Runs `chunk` tokens of each sequence through the model.
 ///
@@ -28,7 +28,8 @@ pub fn score(
     let tracing = Tracing::new(&graph, config, options, &data, cache);
     let (tokens, targets, start) = (tracing.data[0], tracing.data[1], tracing.data[2]);
     let positions = start + ops::iota(&graph, DType::S32, "seq", chunk);
-    let (states, updated) = tracing.decoder.states(tokens, positions, Some(tracing.cache.clone()));
+    let sequence = Sequence { tokens, positions, segments: None };
+    let (states, updated) = tracing.decoder.states(sequence, Some(tracing.cache.clone()));
     let log_probs = tracing.decoder.logits(states).log_softmax("vocab");
     let (top_log_probs, top_ids) = log_probs.top_k("vocab", top.min(config.vocab_size));
     let results = vec![

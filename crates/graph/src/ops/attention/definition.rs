@@ -2,21 +2,43 @@
 //! lowering is compared with. Shares no line with them.
 
 use super::{AttentionOperation, Operands};
+use crate::DType;
 use crate::literal::Literal;
-use crate::shape::Axis;
+use crate::shape::{Axis, Shape};
 
 pub(super) fn evaluate(attention: &AttentionOperation, operands: &[Literal]) -> Vec<Literal> {
     let Some(o) = attention.operands(operands) else { return Vec::new() };
     let names = o.query.shape.names();
     let result = Literal::from_fn(o.query.shape.clone(), |index| {
         let at: Vec<(Axis, usize)> = names.iter().copied().zip(index.iter().copied()).collect();
-        one_number(attention, &o, &at)
+        one_number(attention, &o, &at).0
     });
-    vec![result]
+    if !attention.log_sum_exp {
+        return vec![result];
+    }
+    let order = ["batch", "kv_heads", "seq", "group"];
+    let axes = order.iter().filter_map(|&axis| Some((axis, o.query.shape.size(axis)?)));
+    let shape = Shape { dtype: DType::F32, axes: axes.collect() };
+    let names = shape.names();
+    let log_sum_exp = Literal::from_fn(shape, |index| {
+        let at: Vec<(Axis, usize)> = names.iter().copied().zip(index.iter().copied()).collect();
+        let total = one_number(attention, &o, &with_first_element(&at)).1;
+        if total > 0.0 { total.ln() } else { 0.0 }
+    });
+    vec![result, log_sum_exp]
 }
 
-/// The element of the result at a place given by axis names.
-fn one_number(attention: &AttentionOperation, o: &Operands<Literal>, at: &[(Axis, usize)]) -> f64 {
+/// The place of a row's first element.
+fn with_first_element(row: &[(Axis, usize)]) -> Vec<(Axis, usize)> {
+    row.iter().copied().chain([("head_dim", 0)]).collect()
+}
+
+/// The element of the result at a place given by axis names, and the softmax's divisor there.
+fn one_number(
+    attention: &AttentionOperation,
+    o: &Operands<Literal>,
+    at: &[(Axis, usize)],
+) -> (f64, f64) {
     let keys = match &o.block_table {
         Some(table) => {
             table.shape.size("blocks").unwrap_or(0) * o.key.shape.size("page").unwrap_or(0)
@@ -35,7 +57,7 @@ fn one_number(attention: &AttentionOperation, o: &Operands<Literal>, at: &[(Axis
         total += weight;
         sum += weight * element(o, &o.value, at, key);
     }
-    if total > 0.0 { sum / total } else { 0.0 }
+    (if total > 0.0 { sum / total } else { 0.0 }, total)
 }
 
 fn is_seen(

@@ -2,15 +2,19 @@
 //! target's choice ([`crate::kernels`]), and every lowering is tested against the portable one.
 
 mod definition;
+mod gradient;
 mod portable;
 mod samples;
+mod tile;
+
+use std::rc::Rc;
 
 use crate::DType;
 use crate::emit::{Call, Emitter, composite_shapes};
 use crate::error::ShapeError;
 use crate::evaluate::Evaluator;
 use crate::graph::{RegionId, Tensor};
-use crate::kernels::AttentionKernel;
+use crate::kernels::{AttentionKernel, Blocks};
 use crate::literal::Literal;
 use crate::operation::{Derivative, Operation};
 use crate::shape::{Axis, Shape};
@@ -102,6 +106,7 @@ impl<'g> Attention<'g> {
             window: self.window,
             scale: self.scale,
             soft_cap: self.soft_cap,
+            log_sum_exp: false,
         };
         self.query.graph().apply(operation, &operands)
     }
@@ -119,9 +124,13 @@ struct AttentionOperation {
     window: Option<usize>,
     scale: f64,
     soft_cap: Option<f64>,
+    /// Whether there is a second result, `[batch?, kv_heads, seq, group]` in f32: the logarithm of
+    /// the softmax's divisor, which going back needs. Zero for a query that sees nothing.
+    log_sum_exp: bool,
 }
 
 /// The operands by name.
+#[derive(Clone, Copy)]
 struct Operands<T> {
     query: T,
     key: T,
@@ -233,31 +242,31 @@ impl Operation for AttentionOperation {
             return Err(ShapeError::new("a window of 0 keys sees nothing"));
         }
         // Whatever the checks above may have missed is found here, while there is a trace to tell.
-        let result = composite_shapes(operands, |x| portable::lower(self, usize::MAX, x))?;
-        match result == [o.query.clone()] {
+        let result = composite_shapes(operands, |x| portable::lower(self, Blocks::WHOLE, x))?;
+        match result.first() == Some(&o.query) {
             true => Ok(result),
             false => Err(ShapeError::new("the operands do not fit together")),
         }
     }
 
     fn emit(&self, emitter: &mut Emitter<'_>, call: &Call) {
-        match emitter.options().kernels.attention {
-            AttentionKernel::Portable { block } => {
-                let key = format!("{self:?} {block}");
-                emitter.composite(call, "attention", &key, |x| portable::lower(self, block, x));
-            }
-        }
+        let AttentionKernel::Portable(blocks) = emitter.options().kernels.attention;
+        let key = format!("{self:?} {blocks:?}");
+        emitter.composite(call, "attention", &key, |x| portable::lower(self, blocks, x));
     }
 
     fn evaluate(&self, _: &Evaluator<'_>, operands: &[Literal]) -> Vec<Literal> {
         definition::evaluate(self, operands)
     }
 
-    fn derivative(&self) -> Derivative {
-        Derivative::Formula(
-            "with P the softmax and D = sum(g · y) over head_dim: dV = Pᵀg, dS = P · (gVᵀ - D), \
-             dQ = scale · dS·K, dK = scale · dSᵀ·Q, by blocks with P computed again",
-        )
+    fn derivative(&self) -> Derivative<'_> {
+        match (self.paged, self.log_sum_exp) {
+            (true, _) => Derivative::None("keys in pages are for serving"),
+            (false, true) => Derivative::rule(|pullback| gradient::pull(self, pullback)),
+            (false, false) => Derivative::extended(|_, _, _| {
+                Some(Rc::new(AttentionOperation { log_sum_exp: true, ..self.clone() }))
+            }),
+        }
     }
 
     fn regions(&self) -> Vec<RegionId> {

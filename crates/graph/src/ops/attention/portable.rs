@@ -1,44 +1,57 @@
-//! Attention in plain operations: exact, O(seq) memory. Keys are taken by blocks with a running
+//! Attention in plain operations: exact, O(seq) memory. A sequence that attends to itself goes by
+//! tiles of queries with the keys that they see; otherwise keys are taken by blocks with a running
 //! softmax (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018).
 
+use super::tile::{MASKED, Scores, Tile, causal_tiles, exponentials, row_axes};
 use super::{AttentionOperation, Operands};
-use crate::graph::{Graph, Tensor};
-use crate::shape::{Axis, Shape};
+use crate::graph::Tensor;
+use crate::kernels::Blocks;
+use crate::shape::Axis;
 use crate::{DType, ops};
 
-/// Stands for minus infinity: a row whose keys are all masked stays finite.
-const MASKED: f64 = -1e30;
-
-/// What the softmax amounts to before the division: the sum of exponentials and the weighted
-/// values. Axes: `batch?, kv_heads, seq, group` (and `head_dim` for the values).
+/// What the softmax amounts to before the division. Axes: `batch?, kv_heads, seq, group` (and
+/// `head_dim` for the values).
 struct Running<'g> {
+    greatest: Tensor<'g>,
+    /// The sum of exponentials.
     total: Tensor<'g>,
+    /// The weighted values.
     values: Tensor<'g>,
 }
 
 pub(super) fn lower<'g>(
     attention: &AttentionOperation,
-    block: usize,
+    blocks: Blocks,
     operands: &[Tensor<'g>],
 ) -> Vec<Tensor<'g>> {
     let Some(o) = attention.operands(operands) else { return Vec::new() };
-    let graph = o.query.graph();
     let (key, value) = match o.block_table {
         Some(table) => (gather_pages(o.key, table), gather_pages(o.value, table)),
         None => (o.key, o.value),
     };
     let o = Operands { key, value, ..o };
+    let tile = Tile::whole(&o);
     let keys = o.key.size("kv_seq");
-    let blocks = keys.div_ceil(block.max(1));
-    let running = match blocks {
-        1 => whole(attention, &o),
-        _ => by_blocks(attention, &o, graph, keys.div_ceil(blocks), blocks),
+    let count = keys.div_ceil(blocks.keys.max(1));
+    let Running { greatest, total, values } = match causal_tiles(attention, &o, blocks.queries) {
+        Some(cuts) => {
+            let parts = cuts.into_iter().map(|(queries, keys)| tile.cut(queries, keys));
+            join(parts.map(|tile| at_once(attention, &o, &tile)).collect())
+        }
+        None if count == 1 => at_once(attention, &o, &tile),
+        None => by_blocks(attention, &o, &tile, keys.div_ceil(count), count),
     };
     // A query that sees no key at all gets zeros.
-    let one = ops::constant(graph, DType::F32, 1.0);
-    let zero = ops::constant(graph, DType::F32, 0.0);
-    let result = running.values / running.total.greater(zero).select(running.total, one);
-    vec![result.convert(o.query.dtype()).transpose(&o.query.shape().names())]
+    let graph = o.query.graph();
+    let number = |value| ops::constant(graph, DType::F32, value);
+    let some = total.greater(number(0.0));
+    let divisor = some.select(total, number(1.0));
+    let result = values / divisor;
+    let mut results = vec![result.convert(o.query.dtype()).transpose(&o.query.shape().names())];
+    if attention.log_sum_exp {
+        results.push(some.select(greatest + divisor.log(), number(0.0)));
+    }
+    results
 }
 
 /// `[pages, page, kv_heads, head_dim]` into `[batch, kv_seq, kv_heads, head_dim]`.
@@ -46,26 +59,70 @@ fn gather_pages<'g>(pool: Tensor<'g>, block_table: Tensor<'g>) -> Tensor<'g> {
     pool.take("pages", block_table).merge(&["blocks", "page"], "kv_seq")
 }
 
-/// All keys in one piece.
-fn whole<'g>(attention: &AttentionOperation, o: &Operands<Tensor<'g>>) -> Running<'g> {
-    let graph = o.query.graph();
-    let place = ops::iota(graph, DType::S32, "kv_seq", o.key.size("kv_seq"));
-    let segments = o.segments.map(|(_, keys)| keys);
-    let Scores { scores, seen } = scores(attention, o, o.key, place, segments);
-    let greatest = with_sinks(o, scores.max(&["kv_seq"]));
-    let weights = exponentials(scores, seen, greatest);
+/// All keys of a tile in one piece.
+fn at_once<'g>(
+    attention: &AttentionOperation,
+    o: &Operands<Tensor<'g>>,
+    tile: &Tile<'g>,
+) -> Running<'g> {
+    let scores = tile.scores(attention);
+    let greatest = with_sinks(o, scores.scores.max(&["kv_seq"]));
+    let weights = exponentials(&scores, greatest);
     let total = add_sinks(o, weights.sum(&["kv_seq"]), greatest);
-    Running { total, values: weigh(weights, o.value) }
+    Running { greatest, total, values: weigh(weights, tile.value) }
+}
+
+/// The tiles' queries behind one another.
+fn join<'g>(parts: Vec<Running<'g>>) -> Running<'g> {
+    let join = |of: fn(&Running<'g>) -> Tensor<'g>| {
+        let tensors: Vec<Tensor<'g>> = parts.iter().map(of).collect();
+        tensors[0].concatenate(&tensors[1..], "seq")
+    };
+    Running {
+        greatest: join(|part| part.greatest),
+        total: join(|part| part.total),
+        values: join(|part| part.values),
+    }
 }
 
 /// A scan over blocks of keys that carries the running softmax.
 fn by_blocks<'g>(
     attention: &AttentionOperation,
     o: &Operands<Tensor<'g>>,
-    graph: &'g Graph,
+    tile: &Tile<'g>,
     block: usize,
     blocks: usize,
 ) -> Running<'g> {
+    let graph = o.query.graph();
+    let rows = row_axes(&o.query.shape());
+    let fill = |axes: &[(Axis, usize)], value: f64| {
+        ops::constant(graph, DType::F32, value).broadcast_to(axes)
+    };
+    let mut value_axes = rows.clone();
+    value_axes.push(("head_dim", o.query.size("head_dim")));
+    let start = with_sinks(o, fill(&rows, MASKED));
+    let initial = [start, add_sinks(o, fill(&rows, 0.0), start), fill(&value_axes, 0.0)];
+    let walked = cut_keys(o, block, blocks);
+    let (last, _) = graph.scan("kv_block", blocks, &initial, &walked, 0, |step, carry, slices| {
+        let first = step * block as f64;
+        let tile = tile.block(first, slices[0], slices[1], slices.get(2).copied());
+        let scores: Scores<'g> = tile.scores(attention);
+        let greatest = carry[0].maximum(scores.scores.max(&["kv_seq"]));
+        let weights = exponentials(&scores, greatest);
+        let earlier = (carry[0] - greatest).exponential();
+        let total = carry[1] * earlier + weights.sum(&["kv_seq"]);
+        let values = carry[2] * earlier + weigh(weights, slices[1]);
+        (vec![greatest, total, values], Vec::new())
+    });
+    Running { greatest: last[0], total: last[1], values: last[2] }
+}
+
+/// Keys, values and the keys' segments with an axis `kv_block` to walk along, the last block padded.
+pub(super) fn cut_keys<'g>(
+    o: &Operands<Tensor<'g>>,
+    block: usize,
+    blocks: usize,
+) -> Vec<Tensor<'g>> {
     let keys = o.key.size("kv_seq");
     let cut = |tensor: Tensor<'g>| {
         let padded = match block * blocks - keys {
@@ -76,84 +133,7 @@ fn by_blocks<'g>(
     };
     let mut walked = vec![cut(o.key), cut(o.value)];
     walked.extend(o.segments.map(|(_, keys)| cut(keys)));
-    let rows = row_axes(&o.query.shape());
-    let fill = |axes: &[(Axis, usize)], value: f64| {
-        ops::constant(graph, DType::F32, value).broadcast_to(axes)
-    };
-    let mut value_axes = rows.clone();
-    value_axes.push(("head_dim", o.query.size("head_dim")));
-    let start = with_sinks(o, fill(&rows, MASKED));
-    let initial = [start, add_sinks(o, fill(&rows, 0.0), start), fill(&value_axes, 0.0)];
-    let (last, _) = graph.scan("kv_block", blocks, &initial, &walked, 0, |step, carry, slices| {
-        let first = step * block as f64;
-        let place = ops::iota(graph, DType::S32, "kv_seq", block) + first;
-        let segments = slices.get(2).copied();
-        let Scores { scores, seen } = scores(attention, o, slices[0], place, segments);
-        let greatest = carry[0].maximum(scores.max(&["kv_seq"]));
-        let weights = exponentials(scores, seen, greatest);
-        let earlier = (carry[0] - greatest).exponential();
-        let total = carry[1] * earlier + weights.sum(&["kv_seq"]);
-        let values = carry[2] * earlier + weigh(weights, slices[1]);
-        (vec![greatest, total, values], Vec::new())
-    });
-    Running { total: last[1], values: last[2] }
-}
-
-/// The axes of one score row per query: those of a dot of query and key without `kv_seq`.
-fn row_axes(query: &Shape) -> Vec<(Axis, usize)> {
-    let order = ["batch", "kv_heads", "seq", "group"];
-    order.iter().filter_map(|&axis| Some((axis, query.size(axis)?))).collect()
-}
-
-/// Scores of queries and keys, `[batch?, kv_heads, seq, group, kv_seq]` in f32.
-struct Scores<'g> {
-    /// [`MASKED`] where the query does not see the key.
-    scores: Tensor<'g>,
-    /// Where it does; lacks the axes on which that does not depend.
-    seen: Tensor<'g>,
-}
-
-/// `exp(score - greatest)`, and zero for a key that is not seen, even where none is.
-fn exponentials<'g>(scores: Tensor<'g>, seen: Tensor<'g>, greatest: Tensor<'g>) -> Tensor<'g> {
-    let zero = ops::constant(scores.graph(), DType::F32, 0.0);
-    seen.select((scores - greatest).exponential(), zero)
-}
-
-/// `place` numbers the keys.
-fn scores<'g>(
-    attention: &AttentionOperation,
-    o: &Operands<Tensor<'g>>,
-    key: Tensor<'g>,
-    place: Tensor<'g>,
-    key_segments: Option<Tensor<'g>>,
-) -> Scores<'g> {
-    let graph = o.query.graph();
-    let mut axes = row_axes(&o.query.shape());
-    axes.push(("kv_seq", key.size("kv_seq")));
-    let mut scores = o.query.dot_as(key, &["head_dim"], DType::F32) * attention.scale;
-    if let Some(cap) = attention.soft_cap {
-        scores = (scores * (1.0 / cap)).tanh() * cap;
-    }
-    let scores = scores.broadcast_to(&axes);
-    let position =
-        o.positions.unwrap_or_else(|| ops::iota(graph, DType::S32, "seq", o.query.size("seq")));
-    let keys = ops::constant(graph, DType::S32, o.key.size("kv_seq") as f64);
-    let mut seen = place.less(keys);
-    if attention.causal {
-        seen = seen.and(place.less_equal(position));
-    }
-    if let Some(window) = attention.window {
-        let back = ops::constant(graph, DType::S32, window as f64);
-        seen = seen.and(position.minus(place).less(back));
-    }
-    if let Some(lengths) = o.lengths {
-        seen = seen.and(place.less(lengths));
-    }
-    if let (Some((queries, _)), Some(keys)) = (o.segments, key_segments) {
-        seen = seen.and(queries.equal(keys));
-    }
-    let scores = seen.select(scores, ops::constant(graph, DType::F32, MASKED));
-    Scores { scores, seen }
+    walked
 }
 
 /// The weighted sum of values, `[batch?, kv_heads, seq, group, head_dim]` in f32.

@@ -66,6 +66,14 @@ pub(crate) fn samples() -> Vec<Sample> {
                 vec![attention.apply()]
             },
         ),
+        Sample::new("attention_gradient", &whole, |x| {
+            let of = || vec![x[0], x[1], x[2]];
+            let attention = || {
+                let mixed = Attention::causal(x[0], x[1], x[2]).apply();
+                vec![(mixed * x[0]).sum(&mixed.shape().names())]
+            };
+            x[0].graph().value_and_gradients(attention, of).1
+        }),
         Sample::error(
             "attention with too few key heads",
             &[

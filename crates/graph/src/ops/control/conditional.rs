@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::{join_captures, pick};
 use crate::DType;
+use crate::autodiff::{backward, forward, zeros_like};
 use crate::emit::{Call, Emitter};
 use crate::error::ShapeError;
 use crate::evaluate::Evaluator;
@@ -83,8 +84,36 @@ impl Operation for If {
         evaluator.region(self.branches[branch], &pick(&operands[1..], &self.captures[branch]))
     }
 
-    fn derivative(&self) -> Derivative {
-        Derivative::Formula("a conditional over the branches' derivatives")
+    fn derivative(&self) -> Derivative<'_> {
+        // The branches' derivatives in the branches of another conditional. Each goes forward again:
+        // what one branch would keep has no place in the other's results.
+        Derivative::rule(|pullback| {
+            let graph = pullback.graph;
+            let captured = &pullback.operands[1..];
+            let branch = |branch: usize| {
+                let recorded = graph.recorded(self.branches[branch]);
+                let places = &self.captures[branch];
+                let wanted = pick(&pullback.wanted[1..], places);
+                let own = pick(captured, places);
+                let forward = forward(graph, &recorded, &own, &wanted, |_| None);
+                let back = backward(graph, &forward, &own, pullback.cotangents);
+                let of = |operand: usize| {
+                    let place = places.iter().position(|&place| place == operand);
+                    let cotangent = place.and_then(|place| back[place]);
+                    let whole = captured[operand];
+                    cotangent.map_or_else(
+                        || zeros_like(whole),
+                        |cotangent| cotangent.broadcast_to(&whole.shape().axes),
+                    )
+                };
+                let wanted = (0..captured.len()).filter(|&place| pullback.wanted[place + 1]);
+                wanted.map(of).collect::<Vec<_>>()
+            };
+            let mut results =
+                graph.conditional(pullback.operands[0], || branch(0), || branch(1)).into_iter();
+            let wanted = pullback.wanted.iter();
+            wanted.map(|&wanted| if wanted { results.next() } else { None }).collect()
+        })
     }
 
     fn regions(&self) -> Vec<RegionId> {

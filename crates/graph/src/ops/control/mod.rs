@@ -1,9 +1,13 @@
 //! Operations with traced regions inside: loops and branches. What a region uses from around it is
 //! an explicit operand (a capture), appended after the operation's own.
 
+mod checkpoint;
 mod conditional;
 mod scan;
+mod scan_gradient;
 mod while_loop;
+
+pub use checkpoint::Remat;
 
 use crate::graph::{Graph, RegionId, Tensor};
 use crate::operation::Sample;
@@ -33,6 +37,7 @@ fn pick<T: Clone>(all: &[T], places: &[usize]) -> Vec<T> {
 
 pub(crate) fn samples() -> Vec<Sample> {
     let mut samples = conditional::samples();
+    samples.extend(checkpoint::samples());
     samples.extend(scan::samples());
     samples.extend(while_loop::samples());
     samples

@@ -3,6 +3,7 @@
 use std::panic::Location;
 use std::rc::Rc;
 
+use super::scan_gradient::ScanGradient;
 use crate::emit::{Call, Emitter, Ssa, array};
 use crate::error::ShapeError;
 use crate::evaluate::Evaluator;
@@ -15,14 +16,18 @@ use crate::{DType, ops};
 /// Operands: the carried tensors, the tensors walked along the axis, the captures. Results: the
 /// carried tensors, then what each step adds, stacked along the axis.
 #[derive(Debug)]
-struct Scan {
-    axis: Axis,
-    length: usize,
-    carried: usize,
-    walked: usize,
-    stacks: usize,
-    body: RegionId,
-    body_shapes: Vec<Shape>,
+pub(super) struct Scan {
+    pub axis: Axis,
+    pub length: usize,
+    /// Whether it walks from the last element to the first.
+    pub reverse: bool,
+    pub carried: usize,
+    pub walked: usize,
+    pub stacks: usize,
+    pub body: RegionId,
+    pub body_shapes: Vec<Shape>,
+    /// How to go back, if the last stacks are what that needs.
+    pub gradient: Option<ScanGradient>,
 }
 
 impl Graph {
@@ -36,6 +41,27 @@ impl Graph {
         &'g self,
         axis: Axis,
         length: usize,
+        carry: &[Tensor<'g>],
+        walked: &[Tensor<'g>],
+        stacks: usize,
+        body: impl FnOnce(
+            Tensor<'g>,
+            &[Tensor<'g>],
+            &[Tensor<'g>],
+        ) -> (Vec<Tensor<'g>>, Vec<Tensor<'g>>),
+    ) -> (Vec<Tensor<'g>>, Vec<Tensor<'g>>) {
+        self.walk(axis, length, false, carry, walked, stacks, body)
+    }
+
+    /// [`Graph::scan`] in the given direction; in reverse, the step's number counts down and stacks
+    /// are filled from their end.
+    #[track_caller]
+    #[allow(clippy::too_many_arguments, reason = "one more than `scan`, which is what users see")]
+    pub(super) fn walk<'g>(
+        &'g self,
+        axis: Axis,
+        length: usize,
+        reverse: bool,
         carry: &[Tensor<'g>],
         walked: &[Tensor<'g>],
         stacks: usize,
@@ -74,11 +100,13 @@ impl Graph {
         let operation = Scan {
             axis,
             length,
+            reverse,
             carried: carry.len(),
             walked: walked.len(),
             stacks,
             body,
             body_shapes: self.region_result_shapes(body),
+            gradient: None,
         };
         let operands: Vec<Tensor<'g>> =
             carry.iter().chain(walked).copied().chain(self.captures(body)).collect();
@@ -156,7 +184,11 @@ impl Operation for Scan {
         });
         let state = fresh(emitter);
         let body = emitter.block(&state, |emitter| {
-            let step = &state[0];
+            let count = &state[0];
+            let step = &match self.reverse {
+                true => self.from_end(emitter, call, count),
+                false => count.clone(),
+            };
             let (carried, rest) = state[1..].split_at(self.carried);
             let (walked, rest) = rest.split_at(self.walked);
             let (captured, stacks) = rest.split_at(rest.len() + self.carried - call.results.len());
@@ -171,7 +203,7 @@ impl Operation for Scan {
             let one = emitter.scalar(call, &Literal::scalar(DType::S32, 1.0));
             let following = emitter.temporary(index);
             let following_slice = std::slice::from_ref(&following);
-            emitter.full(call, following_slice, "stablehlo.add", &[step.clone(), one], &[], "");
+            emitter.full(call, following_slice, "stablehlo.add", &[count.clone(), one], &[], "");
             let mut last = vec![following];
             last.extend(next.iter().cloned());
             last.extend(walked.iter().chain(captured).cloned());
@@ -195,14 +227,18 @@ impl Operation for Scan {
         let (walked, captured) = rest.split_at(self.walked);
         let mut carry = carried.to_vec();
         let mut stacks: Vec<Vec<f64>> = vec![Vec::new(); self.body_shapes.len() - self.carried];
-        for step in 0..self.length {
+        for count in 0..self.length {
+            let step = if self.reverse { self.length - 1 - count } else { count };
             let mut arguments = vec![Literal::scalar(DType::S32, step as f64)];
             arguments.append(&mut carry);
             arguments.extend(walked.iter().map(|tensor| slice_literal(tensor, self.axis, step)));
             arguments.extend(captured.iter().cloned());
             carry = evaluator.region(self.body, &arguments);
             for (stack, element) in stacks.iter_mut().zip(carry.split_off(self.carried)) {
-                stack.extend(element.values);
+                match self.reverse {
+                    true => drop(stack.splice(..0, element.values)),
+                    false => stack.extend(element.values),
+                }
             }
         }
         let shapes = self.body_shapes[self.carried..].iter().map(|shape| self.stacked(shape));
@@ -211,10 +247,13 @@ impl Operation for Scan {
         carry.into_iter().chain(stacks).collect()
     }
 
-    fn derivative(&self) -> Derivative {
-        Derivative::Formula(
-            "a scan backwards over the body's derivative; captures' cotangents add up",
-        )
+    fn derivative(&self) -> Derivative<'_> {
+        match &self.gradient {
+            Some(gradient) => Derivative::rule(|pullback| gradient.pull(self, pullback)),
+            None => Derivative::extended(|graph, operands, active| {
+                ScanGradient::extend(self, graph, operands, active)
+            }),
+        }
     }
 
     fn regions(&self) -> Vec<RegionId> {
@@ -223,6 +262,17 @@ impl Operation for Scan {
 }
 
 impl Scan {
+    /// The number of the step when walking from the end.
+    fn from_end(&self, emitter: &mut Emitter<'_>, call: &Call, count: &Ssa) -> Ssa {
+        let last = Literal::scalar(DType::S32, self.length as f64 - 1.0);
+        let last = emitter.scalar(call, &last);
+        let step = emitter.temporary(Shape::scalar(DType::S32));
+        let results = std::slice::from_ref(&step);
+        let operands = [last, count.clone()];
+        emitter.full(call, results, "stablehlo.subtract", &operands, &[], "");
+        step
+    }
+
     /// This step's slice of a walked tensor, without the axis.
     fn slice(&self, emitter: &mut Emitter<'_>, call: &Call, tensor: &Ssa, step: &Ssa) -> Ssa {
         let position = tensor.shape.position(self.axis).unwrap_or(0);

@@ -121,7 +121,7 @@ impl Operation for While {
         state
     }
 
-    fn derivative(&self) -> Derivative {
+    fn derivative(&self) -> Derivative<'_> {
         Derivative::None("the number of steps is not known beforehand; use scan")
     }
 

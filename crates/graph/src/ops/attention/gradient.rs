@@ -1,0 +1,220 @@
+//! The derivative of attention, as an operation of its own: probabilities are computed again from the
+//! log-sum-exp of each row, tile by tile, so that no score outlives its tile (Dao et al.,
+//! "FlashAttention", 2022, appendix B).
+//!
+//! With P the softmax, Y the result, G its cotangent and D = Σ G·Y over `head_dim`:
+//! dV = Pᵀ·G, dS = P ∘ (G·Vᵀ - D), dQ = scale · dS·K, dK = scale · dSᵀ·Q, and for a sink, which has
+//! a probability and no value, -Σ P·D. A soft cap multiplies dS with 1 - (S / cap)².
+
+use super::portable::cut_keys;
+use super::tile::{Scores, Tile, causal_tiles, exponentials, row_axes};
+use super::{AttentionOperation, Operands};
+use crate::emit::{Call, Emitter, composite_shapes, evaluate_composite};
+use crate::error::ShapeError;
+use crate::evaluate::Evaluator;
+use crate::graph::{RegionId, Tensor};
+use crate::kernels::{AttentionKernel, Blocks};
+use crate::literal::Literal;
+use crate::operation::{Cotangents, Derivative, Operation, Pullback};
+use crate::shape::Shape;
+use crate::{DType, ops};
+
+/// Operands: those of the attention, its result, its log-sum-exp, the result's cotangent. Results:
+/// the cotangents of query, key, value, and of the sinks if there are any.
+#[derive(Debug)]
+pub(super) struct AttentionGradient(AttentionOperation);
+
+/// The rule of an attention that also returned its log-sum-exp.
+pub(super) fn pull<'g>(
+    attention: &AttentionOperation,
+    pullback: &Pullback<'_, 'g>,
+) -> Cotangents<'g> {
+    let Some(cotangent) = pullback.cotangent() else { return Vec::new() };
+    let mut operands = pullback.operands.to_vec();
+    operands.extend(pullback.results);
+    operands.push(cotangent);
+    let count = 3 + usize::from(attention.sinks);
+    let operation = std::rc::Rc::new(AttentionGradient(attention.clone()));
+    let location = std::panic::Location::caller();
+    let results = pullback.graph.apply_many(operation, &operands, count, location);
+    let mut cotangents: Cotangents<'g> = vec![None; pullback.operands.len()];
+    for (place, result) in results.iter().take(3).enumerate() {
+        cotangents[place] = Some(*result);
+    }
+    if attention.sinks {
+        let last = cotangents.len() - 1;
+        cotangents[last] = results.get(3).copied();
+    }
+    cotangents
+}
+
+impl Operation for AttentionGradient {
+    fn name(&self) -> &'static str {
+        "attention_gradient"
+    }
+
+    fn infer(&self, operands: &[Shape]) -> Result<Vec<Shape>, ShapeError> {
+        composite_shapes(operands, |x| lower(&self.0, Blocks::WHOLE, x))
+    }
+
+    fn emit(&self, emitter: &mut Emitter<'_>, call: &Call) {
+        let AttentionKernel::Portable(blocks) = emitter.options().kernels.attention;
+        let key = format!("{:?} {blocks:?}", self.0);
+        let name = "attention_gradient";
+        emitter.composite(call, name, &key, |x| lower(&self.0, blocks, x));
+    }
+
+    fn evaluate(&self, evaluator: &Evaluator<'_>, operands: &[Literal]) -> Vec<Literal> {
+        evaluate_composite(evaluator.kernels(), operands, |x| lower(&self.0, Blocks::WHOLE, x))
+    }
+
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::None("it is a derivative itself, and second ones are not supported here")
+    }
+
+    fn regions(&self) -> Vec<RegionId> {
+        Vec::new()
+    }
+}
+
+/// What all tiles share, by rows: `[batch?, kv_heads, seq, group]`, the cotangent as the query.
+#[derive(Clone, Copy)]
+struct Rows<'g> {
+    log_sum_exp: Tensor<'g>,
+    /// Σ G·Y over `head_dim`.
+    product: Tensor<'g>,
+    cotangent: Tensor<'g>,
+}
+
+/// One tile's share of the cotangents, in f32: query `[…rows, head_dim]`, the others
+/// `[batch?, kv_heads, kv_seq, head_dim]`.
+struct Share<'g> {
+    query: Tensor<'g>,
+    key: Tensor<'g>,
+    value: Tensor<'g>,
+}
+
+fn lower<'g>(
+    attention: &AttentionOperation,
+    blocks: Blocks,
+    operands: &[Tensor<'g>],
+) -> Vec<Tensor<'g>> {
+    let Some((&[result, log_sum_exp, cotangent], own)) =
+        operands.split_last_chunk::<3>().map(|(own, last)| (last, own))
+    else {
+        return Vec::new();
+    };
+    let Some(o) = attention.operands(own) else { return Vec::new() };
+    let wide = |tensor: Tensor<'g>| tensor.convert(DType::F32);
+    let product = (wide(result) * wide(cotangent)).sum(&["head_dim"]);
+    let product = product.broadcast_to(&row_axes(&o.query.shape()));
+    let rows = Rows { log_sum_exp, product, cotangent };
+    let tile = Tile::whole(&o);
+    let keys = o.key.size("kv_seq");
+    let count = keys.div_ceil(blocks.keys.max(1));
+    let share = match causal_tiles(attention, &o, blocks.queries) {
+        Some(cuts) => by_tiles(attention, &tile, &rows, &cuts, keys),
+        None if count == 1 => share(attention, &tile, &rows),
+        None => by_blocks(attention, &o, &tile, &rows, keys.div_ceil(count), count),
+    };
+    let mut results =
+        vec![like(share.query, o.query), like(share.key, o.key), like(share.value, o.value)];
+    if let Some(sinks) = o.sinks {
+        let weight = (wide(sinks) - log_sum_exp).exponential();
+        results.push(like(-(weight * product), sinks));
+    }
+    results
+}
+
+/// Summed over the axes that `model` lacks, in its order and type.
+fn like<'g>(tensor: Tensor<'g>, model: Tensor<'g>) -> Tensor<'g> {
+    let shape = model.shape();
+    let mut extra = tensor.shape().names();
+    extra.retain(|axis| !shape.has(axis));
+    tensor.sum(&extra).broadcast_to(&shape.axes).convert(shape.dtype)
+}
+
+fn share<'g>(attention: &AttentionOperation, tile: &Tile<'g>, rows: &Rows<'g>) -> Share<'g> {
+    let Tile { query, key, value, .. } = *tile;
+    let scores = tile.scores(attention);
+    let weights = exponentials(&scores, rows.log_sum_exp);
+    let cotangent = rows.cotangent;
+    let of_value = weights.convert(value.dtype()).dot_as(cotangent, &["seq", "group"], DType::F32);
+    let of_weights = cotangent.dot_as(value, &["head_dim"], DType::F32);
+    let mut of_scores = weights * (of_weights - rows.product);
+    if let Some(cap) = attention.soft_cap {
+        let Scores { scores, seen } = scores;
+        let zero = ops::constant(query.graph(), DType::F32, 0.0);
+        let share = seen.select(scores, zero) * (1.0 / cap);
+        of_scores = of_scores * (1.0 - share * share);
+    }
+    let of_scores = (of_scores * attention.scale).convert(query.dtype());
+    Share {
+        query: of_scores.dot_as(key, &["kv_seq"], DType::F32),
+        key: of_scores.dot_as(query, &["seq", "group"], DType::F32),
+        value: of_value,
+    }
+}
+
+/// Tiles of queries one after the other; their shares of keys and values add up.
+fn by_tiles<'g>(
+    attention: &AttentionOperation,
+    tile: &Tile<'g>,
+    rows: &Rows<'g>,
+    cuts: &[super::tile::Cut],
+    keys: usize,
+) -> Share<'g> {
+    let shares: Vec<Share<'g>> = cuts
+        .iter()
+        .map(|&(queries, seen)| {
+            let part = |tensor: Tensor<'g>| tensor.slice("seq", queries.0, queries.1);
+            let rows = Rows {
+                log_sum_exp: part(rows.log_sum_exp),
+                product: part(rows.product),
+                cotangent: part(rows.cotangent),
+            };
+            let own = share(attention, &tile.cut(queries, seen), &rows);
+            let whole = |tensor: Tensor<'g>| tensor.pad("kv_seq", seen.0, keys - seen.1, 0.0);
+            Share { query: own.query, key: whole(own.key), value: whole(own.value) }
+        })
+        .collect();
+    let queries: Vec<Tensor<'g>> = shares.iter().map(|share| share.query).collect();
+    let sum = |of: fn(&Share<'g>) -> Tensor<'g>| {
+        shares[1..].iter().fold(of(&shares[0]), |sum, share| sum + of(share))
+    };
+    Share {
+        query: queries[0].concatenate(&queries[1..], "seq"),
+        key: sum(|share| share.key),
+        value: sum(|share| share.value),
+    }
+}
+
+/// A scan over blocks of keys: the query's cotangent is carried, the others are stacked.
+fn by_blocks<'g>(
+    attention: &AttentionOperation,
+    o: &Operands<Tensor<'g>>,
+    tile: &Tile<'g>,
+    rows: &Rows<'g>,
+    block: usize,
+    blocks: usize,
+) -> Share<'g> {
+    let graph = o.query.graph();
+    let mut axes = row_axes(&o.query.shape());
+    axes.push(("head_dim", o.query.size("head_dim")));
+    let zeros = ops::constant(graph, DType::F32, 0.0).broadcast_to(&axes);
+    let walked = cut_keys(o, block, blocks);
+    let (carry, stacks) =
+        graph.scan("kv_block", blocks, &[zeros], &walked, 2, |step, carry, slices| {
+            let first = step * block as f64;
+            let tile = tile.block(first, slices[0], slices[1], slices.get(2).copied());
+            let own = share(attention, &tile, rows);
+            (vec![carry[0] + own.query.broadcast_to(&axes)], vec![own.key, own.value])
+        });
+    let keys = o.key.size("kv_seq");
+    let join =
+        |stack: Tensor<'g>| stack.merge(&["kv_block", "kv_seq"], "kv_seq").slice("kv_seq", 0, keys);
+    match stacks[..] {
+        [key, value] => Share { query: carry[0], key: join(key), value: join(value) },
+        _ => Share { query: carry[0], key: carry[0], value: carry[0] },
+    }
+}

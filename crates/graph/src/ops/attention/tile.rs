@@ -1,0 +1,156 @@
+//! A part of an attention: some queries, some keys, which of those each query sees, and their scores.
+
+use super::{AttentionOperation, Operands};
+use crate::graph::Tensor;
+use crate::shape::{Axis, Shape};
+use crate::{DType, ops};
+
+/// Stands for minus infinity: a row whose keys are all masked stays finite.
+pub(super) const MASKED: f64 = -1e30;
+
+/// More tiles than this would be too much program text; a loop over keys takes their place.
+const TILES_MAX: usize = 32;
+
+#[derive(Clone, Copy)]
+pub(super) struct Tile<'g> {
+    pub query: Tensor<'g>,
+    pub key: Tensor<'g>,
+    pub value: Tensor<'g>,
+    /// Positions of the queries, `[batch?, seq]`, and the keys' numbers, `[kv_seq]`.
+    position: Tensor<'g>,
+    place: Tensor<'g>,
+    segments: Option<(Tensor<'g>, Tensor<'g>)>,
+    lengths: Option<Tensor<'g>>,
+    /// Keys from this number on are padding; nothing if there is none.
+    padding_from: Option<usize>,
+}
+
+/// Scores of queries and keys, `[batch?, kv_heads, seq, group, kv_seq]` in f32.
+pub(super) struct Scores<'g> {
+    /// [`MASKED`] where the query does not see the key.
+    pub scores: Tensor<'g>,
+    /// Where it does; lacks the axes on which that does not depend.
+    pub seen: Tensor<'g>,
+}
+
+impl<'g> Tile<'g> {
+    /// All queries and all keys.
+    pub fn whole(o: &Operands<Tensor<'g>>) -> Tile<'g> {
+        let graph = o.query.graph();
+        let count = |axis, of: Tensor<'g>| ops::iota(graph, DType::S32, axis, of.size(axis));
+        Tile {
+            query: o.query,
+            key: o.key,
+            value: o.value,
+            position: o.positions.unwrap_or_else(|| count("seq", o.query)),
+            place: count("kv_seq", o.key),
+            segments: o.segments,
+            lengths: o.lengths,
+            padding_from: None,
+        }
+    }
+
+    /// Some of the queries and keys, by their places.
+    pub fn cut(&self, queries: (usize, usize), keys: (usize, usize)) -> Tile<'g> {
+        let rows = |tensor: Tensor<'g>| tensor.slice("seq", queries.0, queries.1);
+        let columns = |tensor: Tensor<'g>| tensor.slice("kv_seq", keys.0, keys.1);
+        Tile {
+            query: rows(self.query),
+            key: columns(self.key),
+            value: columns(self.value),
+            position: rows(self.position),
+            place: columns(self.place),
+            segments: self.segments.map(|(of_rows, of_keys)| (rows(of_rows), columns(of_keys))),
+            ..*self
+        }
+    }
+
+    /// The same queries with one block of keys out of a loop; the block's first key has the number
+    /// `first`.
+    pub fn block(
+        &self,
+        first: Tensor<'g>,
+        key: Tensor<'g>,
+        value: Tensor<'g>,
+        key_segments: Option<Tensor<'g>>,
+    ) -> Tile<'g> {
+        let place = ops::iota(key.graph(), DType::S32, "kv_seq", key.size("kv_seq")) + first;
+        let segments = self.segments.map(|(of_rows, _)| of_rows).zip(key_segments);
+        let padding_from = Some(self.key.size("kv_seq"));
+        Tile { key, value, place, segments, padding_from, ..*self }
+    }
+
+    pub fn scores(&self, attention: &AttentionOperation) -> Scores<'g> {
+        let graph = self.query.graph();
+        let mut axes = row_axes(&self.query.shape());
+        axes.push(("kv_seq", self.key.size("kv_seq")));
+        let mut scores = self.query.dot_as(self.key, &["head_dim"], DType::F32) * attention.scale;
+        if let Some(cap) = attention.soft_cap {
+            scores = (scores * (1.0 / cap)).tanh() * cap;
+        }
+        let scores = scores.broadcast_to(&axes);
+        let number = |value: usize| ops::constant(graph, DType::S32, value as f64);
+        let (place, position) = (self.place, self.position);
+        let mut seen: Option<Tensor<'g>> = None;
+        let mut only = |condition: Tensor<'g>| {
+            seen = Some(seen.map_or(condition, |seen| seen.and(condition)));
+        };
+        if let Some(keys) = self.padding_from {
+            only(place.less(number(keys)));
+        }
+        if attention.causal {
+            only(place.less_equal(position));
+        }
+        if let Some(window) = attention.window {
+            only(position.minus(place).less(number(window)));
+        }
+        if let Some(lengths) = self.lengths {
+            only(place.less(lengths));
+        }
+        if let Some((queries, keys)) = self.segments {
+            only(queries.equal(keys));
+        }
+        let seen = seen.unwrap_or_else(|| place.equal(place));
+        let scores = seen.select(scores, ops::constant(graph, DType::F32, MASKED));
+        Scores { scores, seen }
+    }
+}
+
+/// `exp(score - shift)`, and zero for a key that is not seen, even where none is.
+pub(super) fn exponentials<'g>(
+    Scores { scores, seen }: &Scores<'g>,
+    shift: Tensor<'g>,
+) -> Tensor<'g> {
+    let zero = ops::constant(scores.graph(), DType::F32, 0.0);
+    seen.select((*scores - shift).exponential(), zero)
+}
+
+/// The axes of one score row per query: those of a dot of query and key without `kv_seq`.
+pub(super) fn row_axes(query: &Shape) -> Vec<(Axis, usize)> {
+    let order = ["batch", "kv_heads", "seq", "group"];
+    order.iter().filter_map(|&axis| Some((axis, query.size(axis)?))).collect()
+}
+
+/// Places of queries and keys, `(first, end)` each.
+pub(super) type Cut = ((usize, usize), (usize, usize));
+
+/// For a sequence that attends to itself causally: tiles of `tile` queries with the keys that they may
+/// see, so that no time is spent above the diagonal. `None` where that does not apply.
+pub(super) fn causal_tiles(
+    attention: &AttentionOperation,
+    o: &Operands<Tensor<'_>>,
+    tile: usize,
+) -> Option<Vec<Cut>> {
+    let (queries, keys) = (o.query.size("seq"), o.key.size("kv_seq"));
+    let plain = attention.causal && o.positions.is_none() && o.lengths.is_none();
+    let count = queries.div_ceil(tile.max(1));
+    if !plain || queries != keys || count < 2 || count > TILES_MAX {
+        return None;
+    }
+    let cut = |index: usize| {
+        let (first, end) = (index * tile, ((index + 1) * tile).min(queries));
+        let back = attention.window.map_or(0, |window| (first + 1).saturating_sub(window));
+        ((first, end), (back, end))
+    };
+    Some((0..count).map(cut).collect())
+}

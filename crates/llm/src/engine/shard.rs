@@ -1,0 +1,106 @@
+//! From a program's weight to the checkpoint's tensors: the part of it that one device holds, read from
+//! where it lies in the files.
+
+use std::ops::Range;
+
+use graph::Shape;
+use runtime::host_memory::AlignedBytes;
+use runtime::layout;
+
+use crate::FloatType;
+use crate::models::ParameterSpec;
+use crate::weights::{Checkpoint, WeightsError};
+
+/// The checkpoint's tensors of one weight, with their shapes: several when layers are stacked or
+/// matrices joined.
+pub(super) fn tensors(spec: &ParameterSpec) -> Vec<(String, Vec<usize>)> {
+    let shape = || spec.checkpoint_shape.clone();
+    match spec.layers {
+        _ if !spec.joined.is_empty() => spec.joined.clone(),
+        None => vec![(spec.name.clone(), shape())],
+        Some(layers) => (0..layers).map(|layer| (layer_name(spec, layer), shape())).collect(),
+    }
+}
+
+fn layer_name(spec: &ParameterSpec, layer: usize) -> String {
+    spec.name.replace(&format!(".{}.", crate::models::EVERY_LAYER), &format!(".{layer}."))
+}
+
+/// Reads the part of a weight that one device holds: `ranges` of a tensor of this `shape`.
+///
+/// # Errors
+/// A tensor that is missing or damaged, with its name and file.
+pub fn read_shard(
+    checkpoint: &Checkpoint,
+    spec: &ParameterSpec,
+    shape: &Shape,
+    float_type: FloatType,
+    ranges: &[Range<usize>],
+    bytes: &mut [u8],
+) -> Result<(), WeightsError> {
+    if !spec.joined.is_empty() {
+        return read_joined(checkpoint, spec, float_type, bytes);
+    }
+    if spec.layers.is_none() {
+        let sizes = shape.sizes();
+        return read_tensor(checkpoint, &spec.name, spec, &sizes, float_type, ranges, bytes);
+    }
+    let sizes = &shape.sizes()[1..];
+    let layer_bytes = bytes.len() / ranges[0].len().max(1);
+    for (layer, part) in ranges[0].clone().zip(bytes.chunks_mut(layer_bytes.max(1))) {
+        let name = layer_name(spec, layer);
+        read_tensor(checkpoint, &name, spec, sizes, float_type, &ranges[1..], part)?;
+    }
+    Ok(())
+}
+
+/// Reads matrices one behind the other; they are joined on a single device only, so all of each.
+fn read_joined(
+    checkpoint: &Checkpoint,
+    spec: &ParameterSpec,
+    float_type: FloatType,
+    mut bytes: &mut [u8],
+) -> Result<(), WeightsError> {
+    let total: usize = spec.checkpoint_shape.iter().product();
+    let element = bytes.len() / total.max(1);
+    for (name, shape) in &spec.joined {
+        let (own, rest) = bytes.split_at_mut(shape.iter().product::<usize>() * element);
+        checkpoint.read(name, None, float_type, own)?;
+        bytes = rest;
+    }
+    Ok(())
+}
+
+/// Reads a box of a tensor whose axes on the device have these sizes.
+fn read_tensor(
+    checkpoint: &Checkpoint,
+    name: &str,
+    spec: &ParameterSpec,
+    sizes: &[usize],
+    float_type: FloatType,
+    ranges: &[Range<usize>],
+    bytes: &mut [u8],
+) -> Result<(), WeightsError> {
+    // Only the rows that the outermost axis asks for are read; a vector's rows are its elements.
+    let outer = sizes.first().copied().unwrap_or(1);
+    let rows = spec.checkpoint_shape.first().copied().unwrap_or(1);
+    let Some(first) = ranges.first().cloned() else {
+        return checkpoint.read(name, None, float_type, bytes);
+    };
+    let rows_each = rows / outer.max(1);
+    let wanted = first.start * rows_each..first.end * rows_each;
+    let whole_inside =
+        ranges[1..].iter().zip(&sizes[1..]).all(|(range, &size)| range.len() == size);
+    if whole_inside {
+        return checkpoint.read(name, Some(wanted), float_type, bytes);
+    }
+    let mut part_sizes = sizes.to_vec();
+    part_sizes[0] = first.len();
+    let element = bytes.len() / layout::elements(ranges).max(1);
+    let mut rows = AlignedBytes::zeroed(part_sizes.iter().product::<usize>() * element);
+    checkpoint.read(name, Some(wanted), float_type, rows.as_mut())?;
+    let mut inner = ranges.to_vec();
+    inner[0] = 0..first.len();
+    layout::cut(rows.as_ref(), &part_sizes, element, &inner, bytes);
+    Ok(())
+}
