@@ -416,7 +416,7 @@ fn a_package_that_was_tampered_with() {
     if !has_pip("a_package_that_was_tampered_with") {
         return;
     }
-    let wheel = &registry::find("cpu").unwrap().wheels[0];
+    let wheel = &registry::find("cpu").unwrap().archives[0];
     let sandbox = Sandbox::new();
     fs::create_dir(sandbox.path("index")).unwrap();
     fs::write(sandbox.path("index").join(&wheel.file), "not the file that was pinned").unwrap();

@@ -9,11 +9,14 @@ Examples:
   fungible chat
   fungible generate \"The capital of France is\" --max-tokens 16
   fungible score smollm2-135m --text \"The capital of France is Paris.\" --json
+  fungible train examples/shakespeare.toml
+  fungible eval smollm2-135m --data held-out.txt
   fungible compile llama3-8b --target v5e-8,v6e-8,h100-1
   fungible doctor
 
 Exit codes:
-  0 success   1 failure   2 wrong usage   3 a program does not fit the target   130 interrupted";
+  0 success   1 failure   2 wrong usage   3 a program does not fit the target   130 interrupted
+  75 training stopped because it was asked to (SIGTERM or Ctrl-C), with everything saved: --resume goes on";
 
 /// Train and serve language models on TPUs, NVIDIA GPUs or CPUs from one binary.
 #[derive(Debug, Parser)]
@@ -31,8 +34,16 @@ pub enum Command {
     Generate(GenerateArguments),
     /// Print the log-probability of every token of a text
     Score(ScoreArguments),
+    /// Train a model from scratch, or fine-tune one, as a config file says
+    Train(TrainArguments),
+    /// Measure a model's loss, perplexity and bits per byte on text
+    Eval(EvalArguments),
+    /// Write a checkpoint of a training run as a model that other programs load
+    Export(ExportArguments),
     /// Compile a model for chips that need not be here: does it fit, and in how much memory
     Compile(CompileArguments),
+    /// Show where a program's time goes on a chip that need not be here
+    Profile(ProfileArguments),
     /// Show plugins, devices, caches, targets, and how to get what is missing
     Doctor(DoctorArguments),
     /// Install and list plugins
@@ -75,9 +86,9 @@ pub enum Dtype {
     F16,
 }
 
-/// Where and how a model runs.
+/// Where a model runs, and in which type.
 #[derive(Args, Clone, Debug)]
-pub struct DeviceArguments {
+pub struct PlaceArguments {
     /// The kind of device
     #[arg(long, value_enum, default_value_t = Device::Auto)]
     pub device: Device,
@@ -87,12 +98,19 @@ pub struct DeviceArguments {
     /// Type of weights, activations and cache; f32 on the CPU, bf16 elsewhere, if not given
     #[arg(long, value_enum)]
     pub dtype: Option<Dtype>,
-    /// Longest sequence in tokens, at most the model's own
-    #[arg(long, value_name = "TOKENS", value_parser = at_least_one)]
-    pub context: Option<usize>,
     /// A PJRT plugin on disk to use for the device
     #[arg(long, value_name = "FILE")]
     pub plugin: Option<PathBuf>,
+}
+
+/// Where and how a model generates or scores.
+#[derive(Args, Clone, Debug)]
+pub struct DeviceArguments {
+    #[command(flatten)]
+    pub place: PlaceArguments,
+    /// Longest sequence in tokens, at most the model's own
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one)]
+    pub context: Option<usize>,
 }
 
 /// How tokens are chosen, with vLLM's names.
@@ -205,6 +223,148 @@ pub struct ScoreArguments {
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
+  fungible train examples/shakespeare.toml
+  fungible train run.toml --set training.steps=2000 --set optimizer.learning_rate=1e-3
+  fungible train run.toml --resume              # after an interruption, on any device and mesh
+  fungible train run.toml --target v6e-16 --compile-only
+  fungible train --keys                         # every key of a config, with its meaning
+SIGTERM or Ctrl-C saves and ends with code 75; a second one ends at once.
+Several hosts: start the same command on each, under Slurm, Kubernetes JobSet, Open MPI, torchrun or on
+TPU VMs, or with --process-id, --process-count and --coordinator.")]
+pub struct TrainArguments {
+    /// The config, a TOML file
+    #[arg(required_unless_present = "keys")]
+    pub config: Option<PathBuf>,
+    /// Change a key of the config, such as `training.steps=500`; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Go on from the newest checkpoint; from the beginning if there is none
+    #[arg(long, conflicts_with = "overwrite")]
+    pub resume: bool,
+    /// Start anew where checkpoints of an earlier run are, and remove those
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Targets such as v6e-16 to compile the step for; they need not be here
+    #[arg(long, value_delimiter = ',', requires = "compile_only")]
+    pub target: Vec<String>,
+    /// Say what the step needs on --target, and run nothing
+    #[arg(long, requires = "target")]
+    pub compile_only: bool,
+    /// Print every key of a config with its meaning and default
+    #[arg(long)]
+    pub keys: bool,
+    /// The kind of device
+    #[arg(long, value_enum, default_value_t = Device::Auto)]
+    pub device: Device,
+    /// A PJRT plugin on disk to use for the device
+    #[arg(long, value_name = "FILE")]
+    pub plugin: Option<PathBuf>,
+    /// Print one JSON object at the end, or for --compile-only, instead of text
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub processes: ProcessArguments,
+}
+
+/// Which process of several this is; found in the launcher's environment if not given.
+#[derive(Args, Clone, Debug)]
+pub struct ProcessArguments {
+    /// This process, counted from 0
+    #[arg(long, value_name = "N")]
+    pub process_id: Option<u32>,
+    /// How many processes there are
+    #[arg(long, value_name = "N")]
+    pub process_count: Option<u32>,
+    /// Address of process 0 where the processes meet
+    #[arg(long, value_name = "HOST:PORT")]
+    pub coordinator: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DataFormat {
+    /// A document per file
+    Text,
+    /// A document or conversation per line
+    Jsonl,
+    /// A document or conversation per row
+    Parquet,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  fungible eval smollm2-135m --data held-out.txt
+  fungible eval runs/shakespeare/model --data 'books/*.txt',notes.jsonl --sequence-length 512
+  fungible eval ./model --data questions.parquet --column answer --max-batches 50 --json
+Of conversations, what the assistant says is measured. Texts are cut at --sequence-length and begin anew
+there, so longer sequences give lower losses; compare models at the same length. Bits per byte do not
+depend on the tokenizer.")]
+pub struct EvalArguments {
+    #[arg(help = MODEL_HELP)]
+    pub model: String,
+    /// Files, folders, patterns such as `books/*.txt`, or known names such as `shakespeare`
+    #[arg(long, required = true, value_delimiter = ',', value_name = "PATHS")]
+    pub data: Vec<String>,
+    /// What the files hold; told from their names if not given
+    #[arg(long, value_enum)]
+    pub format: Option<DataFormat>,
+    /// The field or column with the text or the messages; `text` or `messages` if not given
+    #[arg(long, value_name = "NAME")]
+    pub column: Option<String>,
+    /// Tokens per sequence [default: 1024, or the model's longest if that is shorter]
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one)]
+    pub sequence_length: Option<usize>,
+    /// Sequences at once, all devices together
+    #[arg(long, default_value_t = 8, value_parser = at_least_one)]
+    pub batch_size: usize,
+    /// Stop after so many batches, which are drawn from all the data
+    #[arg(long, value_name = "COUNT", value_parser = at_least_one)]
+    pub max_batches: Option<usize>,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub place: PlaceArguments,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  fungible export runs/shakespeare shakespeare-model
+  fungible export runs/shakespeare/checkpoints/step-00000400 model-400 --dtype f32
+  fungible export s3://bucket/run model --step 2000
+  fungible export runs/lora merged              # adapters merged into the model they were trained on
+  fungible export runs/lora adapter --adapter   # in PEFT's layout
+The folder loads in transformers, vLLM and `fungible`. What the optimizer remembers is not exported.")]
+pub struct ExportArguments {
+    /// A run's output folder, a folder or URL (s3://, gs://) with checkpoints, or one of them
+    pub checkpoint: String,
+    /// The folder to write
+    #[arg(value_name = "OUT")]
+    pub folder: PathBuf,
+    /// The checkpoint of this step; the newest that is intact if not given
+    #[arg(long, value_name = "N")]
+    pub step: Option<u64>,
+    /// Write the adapters of a LoRA run by themselves, in PEFT's layout
+    #[arg(long, conflicts_with = "base")]
+    pub adapter: bool,
+    /// Where the model is that adapters were trained on, if not where it was then
+    #[arg(long, value_name = "MODEL")]
+    pub base: Option<String>,
+    /// Type of the weights [default: what the run computed with; f32 for --adapter]
+    #[arg(long, value_enum)]
+    pub dtype: Option<Dtype>,
+    /// Replace what an earlier export wrote
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
   fungible compile smollm2-135m --target v5e-1,h100-1
   fungible compile llama3-8b --target v5e-8,v6e-4,v5p-8,tpu7x-4,h100-1,h200-8,b200-1 --context 8192
   fungible compile ./config.json --target v6e-8 --mesh data=2,tensor=4 --json
@@ -241,6 +401,83 @@ pub struct CompileArguments {
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProfileProgram {
+    /// One token for each sequence
+    Decode,
+    /// A chunk of a prompt
+    Prefill,
+    /// The log-probabilities of a chunk
+    Score,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProfileBy {
+    Instruction,
+    /// The part of the model, all layers together
+    Path,
+    Opcode,
+}
+
+/// What of a profile is shown, and how.
+#[derive(Args, Clone, Debug)]
+pub struct ProfileShow {
+    /// Lines of each table
+    #[arg(long, default_value_t = 10, value_parser = at_least_one)]
+    pub top: usize,
+    /// What the time is added up by
+    #[arg(long, value_enum, default_value_t = ProfileBy::Instruction)]
+    pub by: ProfileBy,
+    /// Print one JSON object instead of tables
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  fungible profile smollm2-135m --target v6e-1
+  fungible profile llama3-8b --target v6e-8 --program prefill --chunk 2048 --by path
+  fungible profile llama3-1b --target h100-1 --dump decode.pb
+  fungible profile --hlo decode.pb --target h100-1 --top 30
+Counts are chips. Nothing runs: times are estimated from what the vendor's compiler made of the program.")]
+pub struct ProfileArguments {
+    #[arg(
+        required_unless_present = "hlo",
+        help = "A known name or shape (smollm2-135m, llama3-8b, …), a model folder, a config.json, a .gguf file, or the config of a training run (.toml)"
+    )]
+    pub model: Option<String>,
+    /// The target, such as v6e-1 or h100-8
+    #[arg(long)]
+    pub target: String,
+    /// Which of the model's programs
+    #[arg(long, value_enum, default_value_t = ProfileProgram::Decode)]
+    pub program: ProfileProgram,
+    /// The mesh over the target's devices; chosen so that it divides the model if not given
+    #[arg(long, value_name = "AXES")]
+    pub mesh: Option<String>,
+    /// Sequences that decode together
+    #[arg(long, default_value_t = 8, value_parser = at_least_one)]
+    pub batch: usize,
+    /// Room of the KV cache, in tokens per sequence
+    #[arg(long, default_value_t = 2048, value_name = "TOKENS", value_parser = at_least_one)]
+    pub context: usize,
+    /// Tokens of one prefill or score
+    #[arg(long, default_value_t = 512, value_name = "TOKENS", value_parser = at_least_one)]
+    pub chunk: usize,
+    /// Type of weights, activations and cache
+    #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
+    pub dtype: Dtype,
+    /// Write the compiled program into this file
+    #[arg(long, value_name = "FILE")]
+    pub dump: Option<PathBuf>,
+    /// Read a compiled program that --dump wrote, instead of compiling a model
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "dump"])]
+    pub hlo: Option<PathBuf>,
+    #[command(flatten)]
+    pub show: ProfileShow,
 }
 
 #[derive(Args, Debug)]

@@ -79,6 +79,34 @@ pub fn gibibytes(bytes: u64) -> String {
     format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
 }
 
+/// `2.05 M` for 2,050,000: three digits that matter.
+pub fn short_number(value: f64) -> String {
+    let (scaled, unit) = match value {
+        value if value >= 1e12 => (value / 1e12, " T"),
+        value if value >= 1e9 => (value / 1e9, " G"),
+        value if value >= 1e6 => (value / 1e6, " M"),
+        value if value >= 1e4 => (value / 1e3, " k"),
+        value => (value, ""),
+    };
+    match scaled {
+        scaled if scaled >= 100.0 || unit.is_empty() => format!("{scaled:.0}{unit}"),
+        scaled if scaled >= 10.0 => format!("{scaled:.1}{unit}"),
+        scaled => format!("{scaled:.2}{unit}"),
+    }
+}
+
+/// `4 min 12 s`, in the two largest units.
+pub fn duration(seconds: f64) -> String {
+    let whole = seconds.max(0.0).round() as u64;
+    let (minutes, hours, days) = (whole / 60, whole / 3600, whole / 86_400);
+    match whole {
+        0..60 => format!("{whole} s"),
+        60..3600 => format!("{minutes} min {} s", whole % 60),
+        3600..86_400 => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
+}
+
 /// One line of progress that comes and goes. Without a terminal, each task with a known length is
 /// one line.
 pub struct Progress {
@@ -102,6 +130,22 @@ impl Progress {
             }
             bar.set_position(done);
         });
+    }
+
+    /// Shows steps done of a run, and how it goes. Without a terminal nothing: lines are the caller's.
+    pub fn steps(&self, done: u64, total: u64, message: &str) {
+        self.show("training", true, |bar| {
+            if bar.length() != Some(total) {
+                bar.set_length(total);
+                bar.set_style(style("{bar:24} {pos}/{len}  {msg}"));
+            }
+            bar.set_message(message.to_string());
+            bar.set_position(done);
+        });
+    }
+
+    pub fn is_visible(&self) -> bool {
+        self.visible
     }
 
     /// Shows that something of unknown length is under way.

@@ -9,6 +9,8 @@ pub enum Exit {
     Usage = 2,
     /// A program does not fit the target's memory.
     DoesNotFit = 3,
+    /// Training was asked to stop, and everything is saved (`EX_TEMPFAIL` of sysexits: try again).
+    Stopped = 75,
     Interrupted = 130,
 }
 
@@ -27,6 +29,16 @@ impl Failure {
 
     pub fn usage(message: impl Into<String>) -> Failure {
         Failure::new(Exit::Usage, message)
+    }
+
+    /// Ends with a code after everything was said.
+    pub fn silent(exit: Exit) -> Failure {
+        Failure::new(exit, "")
+    }
+
+    /// Whether there is something to say.
+    pub fn is_silent(&self) -> bool {
+        self.message.is_empty()
     }
 
     pub fn code(&self) -> u8 {

@@ -22,7 +22,11 @@ fn main() -> ExitCode {
         Command::Chat(arguments) => commands::chat::run(&arguments),
         Command::Generate(arguments) => commands::generate::run(&arguments),
         Command::Score(arguments) => commands::score::run(&arguments),
+        Command::Train(arguments) => commands::train::run(&arguments),
+        Command::Eval(arguments) => commands::eval::run(&arguments),
+        Command::Export(arguments) => commands::export::run(&arguments),
         Command::Compile(arguments) => commands::compile::run(&arguments),
+        Command::Profile(arguments) => commands::profile::run(&arguments),
         Command::Doctor(arguments) => commands::doctor::run(&arguments),
         Command::Plugin(arguments) => commands::plugin::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(&arguments),
@@ -31,7 +35,9 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            console::error(&failure.to_string());
+            if !failure.is_silent() {
+                console::error(&failure.to_string());
+            }
             ExitCode::from(failure.code())
         }
     }

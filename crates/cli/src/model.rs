@@ -69,7 +69,15 @@ pub fn install(
     if let Some(installed) = installer.installed(package) {
         return Ok(installed.main_file);
     }
-    let installed = installer.install(package, &mut |step| match step {
+    let installed =
+        installer.install(package, &mut |step| show_installation(progress, &step))?;
+    progress.clear();
+    Ok(installed.main_file)
+}
+
+/// Shows how far an installation is.
+pub fn show_installation(progress: &Progress, step: &Step<'_>) {
+    match *step {
         Step::Notice(text) => progress.note(text),
         Step::Waiting => progress.spin("waiting for another installation"),
         Step::Downloading { package, bytes_done, bytes_total } => {
@@ -81,7 +89,5 @@ pub fn install(
         Step::Unpacking { package, bytes_done, bytes_total } => {
             progress.bytes(&format!("unpacking {package}"), bytes_done, bytes_total);
         }
-    })?;
-    progress.clear();
-    Ok(installed.main_file)
+    }
 }

@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use graph::{DType, Mesh};
-use llm::ModelFiles;
 use llm::engine::{Engine, Progress as Step, Sampling};
 use llm::programs::ProgramOptions;
+use llm::{FloatType, ModelFiles};
 use runtime::environment::Variable;
 use runtime::targets::TargetError;
-use runtime::{CacheFolder, CacheUse, Discovery, PluginKind, Runtime, RuntimeOptions, Target};
+use runtime::{CacheFolder, CacheUse, CompileInfo, Discovery, PluginKind, Runtime, RuntimeOptions, Target};
 
-use crate::arguments::{Device, DeviceArguments, Dtype, SamplingArguments};
+use crate::arguments::{Device, DeviceArguments, Dtype, PlaceArguments, SamplingArguments};
 use crate::console::Progress;
 use crate::failure::{Exit, Failure};
 use crate::model;
@@ -33,6 +33,16 @@ impl From<Dtype> for DType {
     }
 }
 
+impl From<Dtype> for FloatType {
+    fn from(dtype: Dtype) -> FloatType {
+        match dtype {
+            Dtype::F32 => FloatType::F32,
+            Dtype::Bf16 => FloatType::Bf16,
+            Dtype::F16 => FloatType::F16,
+        }
+    }
+}
+
 impl SamplingArguments {
     /// The settings, checked, with a command's own default temperature.
     pub fn settings(&self, default_temperature: f32) -> Result<Sampling, Failure> {
@@ -49,34 +59,65 @@ impl SamplingArguments {
     }
 }
 
+impl PlaceArguments {
+    /// The mesh that was asked for, or a single device.
+    pub fn mesh(&self) -> Result<Mesh, Failure> {
+        self.mesh.as_deref().map_or_else(|| Ok(Mesh::single()), mesh)
+    }
+}
+
+/// Where programs can run: a kind of device and how to get at its plugin.
+pub struct Place {
+    pub cache: CacheFolder,
+    pub discovery: Discovery,
+    pub kind: PluginKind,
+}
+
+impl Place {
+    /// Finds the plugin, fetching the CPU's if it is the one and is not here.
+    pub fn find(
+        device: Device,
+        plugin: Option<&Path>,
+        progress: &Progress,
+    ) -> Result<Place, Failure> {
+        let cache = CacheFolder::from_environment()?;
+        let mut discovery = Discovery::new(cache.clone());
+        let kind = device_kind(device, &discovery);
+        if let Some(plugin) = plugin {
+            discovery = discovery.with_plugin(kind, plugin);
+        }
+        if kind == PluginKind::Cpu && plugin.is_none() && discovery.find(kind).is_err() {
+            install_cpu_plugin(&cache, progress)?;
+            discovery = Discovery::new(cache.clone());
+        }
+        Ok(Place { cache, discovery, kind })
+    }
+
+    /// Starts the process again where a plugin for so many devices needs something in its
+    /// environment, which it reads while it is loaded.
+    pub fn restart_if_needed(&self, devices: usize) -> Result<(), Failure> {
+        let location = self.discovery.find(self.kind)?;
+        restart_with(&runtime::environment::required_environment(&location, devices))
+    }
+}
+
 /// Finds or fetches plugin and model, and puts them together.
 pub fn open(model: &str, arguments: &DeviceArguments) -> Result<Opened, Failure> {
     let progress = Arc::new(Progress::new());
-    let cache = CacheFolder::from_environment()?;
-    let mut discovery = Discovery::new(cache.clone());
-    let kind = device_kind(arguments.device, &discovery);
-    if let Some(plugin) = &arguments.plugin {
-        discovery = discovery.with_plugin(kind, plugin);
-    }
-    let mesh = match &arguments.mesh {
-        Some(text) => self::mesh(text)?,
-        None => Mesh::single(),
-    };
-    if kind == PluginKind::Cpu && discovery.find(kind).is_err() && arguments.plugin.is_none() {
-        install_cpu_plugin(&cache, &progress)?;
-        discovery = Discovery::new(cache.clone());
-    }
-    restart_if_needed(&discovery, kind, mesh.devices())?;
-    let files = model::open(model, &cache, &progress)?;
-    let runtime_options = RuntimeOptions::new(kind).with_cpu_devices(mesh.devices());
-    let runtime = Runtime::open(&discovery, &runtime_options)?;
-    let mut options = ProgramOptions::for_plugin(kind);
+    let DeviceArguments { place: arguments, context } = arguments;
+    let mesh = arguments.mesh()?;
+    let place = Place::find(arguments.device, arguments.plugin.as_deref(), &progress)?;
+    place.restart_if_needed(mesh.devices())?;
+    let files = model::open(model, &place.cache, &progress)?;
+    let runtime_options = RuntimeOptions::new(place.kind).with_cpu_devices(mesh.devices());
+    let runtime = Runtime::open(&place.discovery, &runtime_options)?;
+    let mut options = ProgramOptions::for_plugin(place.kind);
     options.mesh = mesh;
     if let Some(dtype) = arguments.dtype {
         options.dtype = dtype.into();
     }
     let on_progress = show(progress.clone());
-    let engine = Engine::new(&files, runtime, options, arguments.context, on_progress)?;
+    let engine = Engine::new(&files, runtime, options, *context, on_progress)?;
     Ok(Opened { files, engine, progress })
 }
 
@@ -111,17 +152,6 @@ fn device_kind(device: Device, discovery: &Discovery) -> PluginKind {
         }
         Device::Auto => PluginKind::Cpu,
     }
-}
-
-/// Starts the process again where a plugin needs something in its environment, which it reads while
-/// it is loaded.
-fn restart_if_needed(
-    discovery: &Discovery,
-    kind: PluginKind,
-    devices: usize,
-) -> Result<(), Failure> {
-    let location = discovery.find(kind)?;
-    restart_with(&runtime::environment::required_environment(&location, devices))
 }
 
 /// Starts the process again with more in its environment, at most once.
@@ -161,15 +191,20 @@ fn show(progress: Arc<Progress>) -> Box<llm::engine::OnProgress> {
         }
         Step::Compiled { program, info } => {
             progress.clear();
-            match &info.cache {
-                CacheUse::Hit | CacheUse::Miss => {}
-                CacheUse::Replaced(reason) => {
-                    crate::console::warning(&format!("{program} was compiled again: {reason}"));
-                }
-                CacheUse::NotKept(reason) => crate::console::warning(&format!(
-                    "{program} was compiled but not kept for the next time: {reason}"
-                )),
-            }
+            compiled(program, info);
         }
     })
+}
+
+/// Says what a user should know of how a compiled program came to be.
+pub fn compiled(program: &str, info: &CompileInfo) {
+    match &info.cache {
+        CacheUse::Hit | CacheUse::Miss => {}
+        CacheUse::Replaced(reason) => {
+            crate::console::warning(&format!("{program} was compiled again: {reason}"));
+        }
+        CacheUse::NotKept(reason) => crate::console::warning(&format!(
+            "{program} was compiled but not kept for the next time: {reason}"
+        )),
+    }
 }

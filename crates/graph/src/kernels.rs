@@ -5,6 +5,21 @@
 pub enum AttentionKernel {
     /// Plain StableHLO for every chip: exact, and never all scores at once.
     Portable(Blocks),
+    /// The same; where a sequence attends to itself, one key/value head of one sequence after the
+    /// other, in a loop: a tile's scores then fit into a chip's fast memory and never leave it.
+    ByHead(Blocks),
+}
+
+impl AttentionKernel {
+    pub const fn blocks(self) -> Blocks {
+        match self {
+            AttentionKernel::Portable(blocks) | AttentionKernel::ByHead(blocks) => blocks,
+        }
+    }
+
+    pub(crate) const fn by_head(self) -> bool {
+        matches!(self, AttentionKernel::ByHead(_))
+    }
 }
 
 /// How many queries and keys are taken together.

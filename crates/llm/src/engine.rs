@@ -78,7 +78,8 @@ struct Compiled {
 /// A model that is ready to run.
 pub struct Engine {
     config: ModelConfig,
-    checkpoint: Arc<Checkpoint>,
+    /// Where weights come from that are not on the devices yet.
+    checkpoint: Option<Arc<Checkpoint>>,
     options: ProgramOptions,
     runtime: Runtime,
     mesh: DeviceMesh,
@@ -116,23 +117,52 @@ impl Engine {
         on_progress: Box<OnProgress>,
     ) -> Result<Engine, EngineError> {
         options.joins = runtime.location().kind == PluginKind::Cpu;
+        let (config, checkpoint) = (files.config.clone(), Some(files.checkpoint.clone()));
+        let weights = HashMap::new();
+        let engine =
+            Engine::assemble(config, checkpoint, weights, runtime, options, context, on_progress)?;
+        engine.check_checkpoint()?;
+        Ok(engine)
+    }
+
+    /// Takes weights that are on the devices already, under the names of their [`ParameterSpec`]s and
+    /// laid out as `options` say, such as those of a model that is being trained.
+    ///
+    /// # Errors
+    /// A mesh that the devices cannot form.
+    pub fn over(
+        config: ModelConfig,
+        weights: HashMap<String, Arc<Array>>,
+        runtime: Runtime,
+        options: ProgramOptions,
+        on_progress: Box<OnProgress>,
+    ) -> Result<Engine, EngineError> {
+        Engine::assemble(config, None, weights, runtime, options, None, on_progress)
+    }
+
+    fn assemble(
+        config: ModelConfig,
+        checkpoint: Option<Arc<Checkpoint>>,
+        weights: HashMap<String, Arc<Array>>,
+        runtime: Runtime,
+        options: ProgramOptions,
+        context: Option<usize>,
+        on_progress: Box<OnProgress>,
+    ) -> Result<Engine, EngineError> {
         let mesh = runtime.mesh(options.mesh.clone())?;
-        let (config, checkpoint) = (files.config.clone(), files.checkpoint.clone());
         let own = config.max_position_embeddings;
         let context = context.map_or(own, |wanted| wanted.min(own));
-        let engine = Engine {
+        Ok(Engine {
             config,
             checkpoint,
             options,
             runtime,
             mesh,
             context,
-            weights: Mutex::new(HashMap::new()),
+            weights: Mutex::new(weights),
             programs: Mutex::new(HashMap::new()),
             on_progress,
-        };
-        engine.check_checkpoint()?;
-        Ok(engine)
+        })
     }
 
     pub fn config(&self) -> &ModelConfig {

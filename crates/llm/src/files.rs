@@ -4,9 +4,13 @@
 //! they are asked for, so that a caller can do it beside other work, and a model without them can
 //! still score token ids.
 
+mod companions;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+pub use companions::{Companions, UnknownCompanion};
 
 use crate::chat::{ChatError, ChatTemplate};
 use crate::config::{ConfigError, ModelConfig, ROPE_FACTORS_TENSOR};
@@ -231,16 +235,24 @@ fn weights_error(path: &Path, source: WeightsError) -> OpenError {
 
 /// The contents of a text file, `None` where there is none.
 fn read_text(path: &Path) -> Result<Option<String>, OpenError> {
+    let Some(contents) = read(path)? else { return Ok(None) };
+    String::from_utf8(contents).map(Some).map_err(|error| OpenError::Read {
+        path: path.to_owned(),
+        source: io::Error::new(io::ErrorKind::InvalidData, error),
+    })
+}
+
+/// The contents of a file, `None` where there is none.
+fn read(path: &Path) -> Result<Option<Vec<u8>>, OpenError> {
     let unreadable = |source| OpenError::Read { path: path.to_owned(), source };
     match std::fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(unreadable(source)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(unreadable(source)),
         Ok(metadata) if metadata.len() > TEXT_BYTES_MAX => {
-            return Err(OpenError::TooLarge { path: path.to_owned(), bytes: metadata.len() });
+            Err(OpenError::TooLarge { path: path.to_owned(), bytes: metadata.len() })
         }
-        Ok(_) => {}
+        Ok(_) => std::fs::read(path).map(Some).map_err(unreadable),
     }
-    std::fs::read_to_string(path).map(Some).map_err(unreadable)
 }
 
 /// Says what a folder without a config holds instead.

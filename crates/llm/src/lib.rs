@@ -1,13 +1,15 @@
 //! Language models: what their files say, how their layers are traced, how tokens are drawn.
 //!
 //! Three floors. Files, which know nothing of graphs or devices: [`config`], [`gguf`], [`weights`],
-//! [`tokenizer`], [`chat`], [`text`], and [`files`] over them. Programs, which know no device:
+//! [`tokenizer`], [`chat`], [`text`], [`adapter`], and [`files`] over them. Programs, which know no device:
 //! [`models`] and [`programs`], with [`shapes`] of well-known models. And the [`engine`], which runs
-//! programs on devices.
+//! programs on devices. [`export`] writes what others read.
 
+pub mod adapter;
 pub mod chat;
 pub mod config;
 pub mod engine;
+pub mod export;
 pub mod files;
 pub mod gguf;
 pub mod models;

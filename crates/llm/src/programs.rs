@@ -14,7 +14,7 @@ use graph::{
 use runtime::PluginKind;
 
 use crate::config::ModelConfig;
-use crate::models::{CacheShape, Decoder, KvCache, Layers, ParameterSpec};
+use crate::models::{CacheShape, Decoder, KvCache, Layers, Lora, ParameterSpec};
 
 pub use generate::{decode, prefill};
 pub use mesh::choose_mesh;
@@ -26,6 +26,11 @@ pub use score::score;
 pub struct ProgramOptions {
     /// The type of weights, activations and KV cache.
     pub dtype: DType,
+    /// What weights are held in where that is another type than they are computed with, as in
+    /// training.
+    pub held: Option<DType>,
+    /// Adapters beside the weights.
+    pub lora: Option<Lora>,
     pub layers: Layers,
     pub mesh: Mesh,
     /// How tensors are laid out over the mesh.
@@ -46,8 +51,19 @@ impl ProgramOptions {
             PluginKind::Tpu | PluginKind::Cuda => (DType::Bf16, Layers::Scanned),
         };
         let rules = ShardingRules::transformer();
-        let (mesh, kernels) = (Mesh::single(), Kernels::default());
-        ProgramOptions { dtype, layers, mesh, rules, kernels, joins: false }
+        let (mesh, mut kernels) = (Mesh::single(), Kernels::default());
+        // Written out, its blocks of the vocabulary need no copies of the head.
+        kernels.vocabulary.scanned = kind != PluginKind::Cpu;
+        ProgramOptions {
+            dtype,
+            held: None,
+            lora: None,
+            layers,
+            mesh,
+            rules,
+            kernels,
+            joins: false,
+        }
     }
 }
 
@@ -82,7 +98,8 @@ impl<'a, 'g> Tracing<'a, 'g> {
         cache: CacheShape,
     ) -> Tracing<'a, 'g> {
         let joins = options.joins && options.mesh.devices() == 1;
-        let decoder = Decoder::new(graph, config, options.layers, options.dtype, joins);
+        let decoder = Decoder::new(graph, config, options.layers, options.dtype, joins)
+            .holding(options.held, options.lora.clone());
         let input =
             |(name, shape): &(&str, Shape)| graph.input(name, Role::Activation, shape.clone());
         let data = data.iter().map(input).collect();

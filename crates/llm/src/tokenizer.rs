@@ -10,6 +10,7 @@ mod from_gguf;
 mod incremental;
 mod sentence_piece;
 mod settings;
+mod to_json;
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
 //! The tensors of a checkpoint on disk, read by ranges of rows and converted on the way into the
-//! caller's memory.
+//! caller's memory; and safetensors files written.
 //!
 //! A [`Checkpoint`] is a table of names and byte ranges over open files. Names are Hugging Face's
 //! (`model.layers.0.self_attn.q_proj.weight`), whatever the file calls them, and shapes are
@@ -15,6 +15,7 @@ mod gguf_names;
 mod read;
 mod safetensors;
 mod sharded_index;
+mod write;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -28,6 +29,8 @@ pub use error::WeightsError;
 pub use float_type::FloatType;
 pub use gguf_names::hugging_face_name;
 pub use sharded_index::parse as parse_sharded_index;
+pub use write::{ReadError, ReadRows, TensorShape, WriteError, write_checkpoint, write_file};
+pub(crate) use write::{advice, write_whole};
 
 use crate::gguf::{Gguf, GgufError};
 
@@ -111,6 +114,15 @@ impl Checkpoint {
             return Err(WeightsError::no_safetensors(folder));
         };
         Ok(Checkpoint::new(files, safetensors::with_model_prefix(tensors)))
+    }
+
+    /// Opens one safetensors file, whatever its name; names of tensors stay as they are.
+    ///
+    /// # Errors
+    /// When it is truncated, corrupt, or has tensors of an unsupported type.
+    pub fn open_safetensors(path: &Path) -> Result<Checkpoint, WeightsError> {
+        let (files, tensors) = safetensors::open_single(path)?;
+        Ok(Checkpoint::new(files, tensors))
     }
 
     /// Opens a `.gguf` file and parses its head.

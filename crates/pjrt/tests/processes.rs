@@ -51,3 +51,29 @@ fn an_option_of_another_plugin_is_refused_or_ignored() {
         }
     }
 }
+
+/// What a CPU cannot do: the reason why each process trains on its own devices there.
+#[test]
+fn a_program_over_several_processes_is_refused_on_the_cpu() {
+    let test = "a_program_over_several_processes_is_refused_on_the_cpu";
+    let Some(plugin) = cpu_plugin(test) else { return };
+    let options = ClientOptions {
+        options: vec![("cpu_device_count".to_owned(), Value::Int64(2))],
+        process: Some(Process { index: 1, count: 2, names: ProcessOptionNames::CPU }),
+        key_value_store: Some(Arc::new(MemoryKeyValueStore::new())),
+    };
+    let client = Client::create(&plugin, &options).unwrap();
+    if client.process_index().unwrap() == 0 {
+        return skip(test, "this plugin ignores `process_id`");
+    }
+    let program = r#"module @twice attributes {mhlo.num_partitions = 2 : i32} {
+  sdy.mesh @mesh = <["data"=2]>
+  func.func @main(%x: tensor<2xf32> {sdy.sharding = #sdy.sharding<@mesh, [{"data"}]>}) -> tensor<2xf32> {
+    %y = "stablehlo.add"(%x, %x) : (tensor<2xf32>, tensor<2xf32>) -> tensor<2xf32>
+    "func.return"(%y) : (tensor<2xf32>) -> ()
+  }
+}"#;
+    // Devices 0 and 1, which are the other process's.
+    let error = client.compile(program, &support::compile_options(2)).unwrap_err();
+    assert!(error.to_string().contains("Multiprocess computations aren't implemented"), "{error}");
+}

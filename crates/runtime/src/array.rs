@@ -41,6 +41,23 @@ pub struct Shard {
     pub buffer: Buffer,
 }
 
+/// A copy of one part of an array to the host, under way. It does not borrow the array.
+pub struct PartToHost {
+    /// Indices of the whole array, one range per dimension.
+    pub ranges: Vec<IndexRange>,
+    transfer: pjrt::HostTransfer,
+}
+
+impl PartToHost {
+    /// Blocks until the copy is complete and answers the part, row-major.
+    ///
+    /// # Errors
+    /// What made the copy, or the work that fills the array, fail.
+    pub fn wait(self) -> Result<Vec<u8>> {
+        Ok(self.transfer.wait()?)
+    }
+}
+
 /// An array over the devices of a mesh, of which this process holds some shards. Its contents may
 /// still be on their way.
 #[derive(Debug)]
@@ -152,6 +169,34 @@ impl Array {
         })
     }
 
+    /// As [`Array::fill`], for an array that a program will be given as a donation: the plugin gets
+    /// memory of its own, since what it only uses in place it cannot reuse.
+    ///
+    /// # Errors
+    /// As [`Array::fill`].
+    pub fn fill_copied<E: std::fmt::Display>(
+        mesh: &DeviceMesh,
+        shape: &Shape,
+        sharding: &Sharding,
+        mut fill: impl FnMut(&[IndexRange], &mut [u8]) -> std::result::Result<(), E>,
+    ) -> Result<Array> {
+        let mut filled: Vec<(Vec<IndexRange>, Vec<u8>)> = Vec::new();
+        Array::build(mesh, shape, sharding, |ranges, device, dimensions| {
+            let place = match filled.iter().position(|(of, _)| of == ranges) {
+                Some(place) => place,
+                None => {
+                    let mut part = vec![0; layout::elements(ranges) * shape.dtype.bytes()];
+                    fill(ranges, &mut part)
+                        .map_err(|error| Error::Fill { message: error.to_string() })?;
+                    filled.push((ranges.to_vec(), part));
+                    filled.len() - 1
+                }
+            };
+            let (client, kind) = (mesh.client(), element_type(shape.dtype));
+            Ok(client.buffer_from_slice(device, &filled[place].1, kind, dimensions)?)
+        })
+    }
+
     /// An array of zeros, such as an empty KV cache. Each device gets memory of its own.
     ///
     /// # Errors
@@ -238,6 +283,24 @@ impl Array {
             }
             Ok(assembly.whole(parts))
         })
+    }
+
+    /// Starts copying the parts that are this process's to save: of the devices that hold the same
+    /// part, the mesh's first one's. Over all processes every element is copied exactly once. When
+    /// the copies are complete, the array may be donated.
+    ///
+    /// # Errors
+    /// What the plugin answers; what makes a copy fail comes from [`PartToHost::wait`].
+    pub fn own_parts_to_host(&self) -> Result<Vec<PartToHost>> {
+        let mesh = self.mesh.mesh();
+        let first = |shard: &&Shard| {
+            layout::is_first_holder(&self.shape, &self.sharding, mesh, shard.position)
+        };
+        let copy = |shard: &Shard| {
+            let transfer = shard.buffer.to_host_async(Vec::new())?;
+            Ok(PartToHost { ranges: shard.ranges.clone(), transfer })
+        };
+        self.shards.iter().filter(first).map(copy).collect()
     }
 
     /// One copy of each different shard.

@@ -25,10 +25,34 @@ pub struct Chip {
     pub bf16_flops_per_second: f64,
     /// Peak of one chip's links to other chips, one way, all links, in bytes per second.
     pub link_bytes_per_second: f64,
-    /// Clock of the matrix units in Hz, to turn the compiler's cycles into seconds. Measured
-    /// against known programs for v5e, v5p and v6e only.
+    /// Clock of the matrix units in Hz, to turn the compiler's cycles into seconds; see
+    /// [`Chip::clock_was_checked`].
     pub clock_hertz: Option<f64>,
+    /// What an hour of one chip costs; none where no list price was found.
+    pub price: Option<Price>,
+    /// The most that one chip draws, in watts, without its host and cooling; none where the vendor
+    /// does not say.
+    pub power_watts: Option<f64>,
     pub hosting: Hosting,
+}
+
+/// Dollars per chip-hour, lowest and highest over regions and providers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Price {
+    pub on_demand: (f64, f64),
+    /// Of capacity that can be taken back at any time; none where none is listed.
+    pub spot: Option<(f64, f64)>,
+}
+
+/// Where the prices are from and when they were read.
+pub const PRICES_FROM: &str = "SkyPilot's catalog, autumn 2026";
+
+impl Chip {
+    /// Whether the clock makes the compiler's cycles of known programs plausible; other clocks are as
+    /// reported elsewhere.
+    pub fn clock_was_checked(&self) -> bool {
+        matches!(self.name, "v5e" | "v5p" | "v6e")
+    }
 }
 
 /// How chips are put together into machines.
@@ -96,7 +120,7 @@ const FOUR_PER_HOST: &[usize] = &[1, 2, 4, 8, 16, 32, 64, 72];
 const GIBIBYTE: u64 = 1 << 30;
 
 /// Every chip, in the order in which lists show them. TPU figures: Google Cloud's TPU pages; GPU
-/// figures: NVIDIA's data sheets (links one way, half of what they quote).
+/// figures: NVIDIA's data sheets (links one way, half of what they quote); prices: [`PRICES_FROM`].
 pub const CHIPS: &[Chip] = &[
     Chip {
         name: "cpu",
@@ -110,6 +134,8 @@ pub const CHIPS: &[Chip] = &[
         bf16_flops_per_second: 0.0,
         link_bytes_per_second: 0.0,
         clock_hertz: None,
+        price: None,
+        power_watts: None,
         hosting: Hosting::Processor,
     },
     Chip {
@@ -122,7 +148,9 @@ pub const CHIPS: &[Chip] = &[
         memory_bandwidth_bytes_per_second: 1.2e12,
         bf16_flops_per_second: 275e12,
         link_bytes_per_second: 270e9,
-        clock_hertz: None,
+        clock_hertz: Some(1.05e9),
+        price: Some(Price { on_demand: (3.22, 3.22), spot: Some((0.92, 0.92)) }),
+        power_watts: Some(192.0),
         // Otherwise libtpu shows each of the two cores as a device, which no v4 host does.
         hosting: Hosting::Torus { slices: CUBE_SLICES, config: Some("megacore") },
     },
@@ -137,6 +165,8 @@ pub const CHIPS: &[Chip] = &[
         bf16_flops_per_second: 197e12,
         link_bytes_per_second: 200e9,
         clock_hertz: Some(1.5e9),
+        price: Some(Price { on_demand: (1.20, 1.20), spot: Some((0.25, 0.60)) }),
+        power_watts: None,
         hosting: Hosting::Torus { slices: FLAT_SLICES, config: None },
     },
     Chip {
@@ -150,6 +180,8 @@ pub const CHIPS: &[Chip] = &[
         bf16_flops_per_second: 459e12,
         link_bytes_per_second: 600e9,
         clock_hertz: Some(1.75e9),
+        price: Some(Price { on_demand: (4.20, 4.20), spot: Some((0.93, 1.68)) }),
+        power_watts: None,
         hosting: Hosting::Torus { slices: CUBE_SLICES, config: None },
     },
     Chip {
@@ -163,6 +195,8 @@ pub const CHIPS: &[Chip] = &[
         bf16_flops_per_second: 918e12,
         link_bytes_per_second: 400e9,
         clock_hertz: Some(1.75e9),
+        price: Some(Price { on_demand: (2.70, 2.70), spot: Some((0.54, 1.35)) }),
+        power_watts: None,
         hosting: Hosting::Torus { slices: FLAT_SLICES, config: None },
     },
     Chip {
@@ -175,7 +209,10 @@ pub const CHIPS: &[Chip] = &[
         memory_bandwidth_bytes_per_second: 7.38e12,
         bf16_flops_per_second: 2307e12,
         link_bytes_per_second: 600e9,
-        clock_hertz: None,
+        clock_hertz: Some(1.9e9),
+        price: None,
+        // A pod of 9,216 draws 10 MW, probably with more in it than the chips.
+        power_watts: Some(1100.0),
         hosting: Hosting::Torus { slices: CUBE_SLICES, config: None },
     },
     Chip {
@@ -189,6 +226,8 @@ pub const CHIPS: &[Chip] = &[
         bf16_flops_per_second: 312e12,
         link_bytes_per_second: 300e9,
         clock_hertz: None,
+        price: None,
+        power_watts: None,
         hosting: Hosting::Hosts { gpus_per_host: 8, counts: EIGHT_PER_HOST, gpu: &A100 },
     },
     Chip {
@@ -202,6 +241,8 @@ pub const CHIPS: &[Chip] = &[
         bf16_flops_per_second: 989e12,
         link_bytes_per_second: 450e9,
         clock_hertz: None,
+        price: Some(Price { on_demand: (2.95, 10.98), spot: Some((1.25, 2.34)) }),
+        power_watts: Some(700.0),
         hosting: Hosting::Hosts { gpus_per_host: 8, counts: EIGHT_PER_HOST, gpu: &H100 },
     },
     Chip {
@@ -215,6 +256,8 @@ pub const CHIPS: &[Chip] = &[
         bf16_flops_per_second: 989e12,
         link_bytes_per_second: 450e9,
         clock_hertz: None,
+        price: Some(Price { on_demand: (3.50, 9.31), spot: Some((1.45, 3.66)) }),
+        power_watts: Some(700.0),
         hosting: Hosting::Hosts { gpus_per_host: 8, counts: EIGHT_PER_HOST, gpu: &H200 },
     },
     Chip {
@@ -228,6 +271,8 @@ pub const CHIPS: &[Chip] = &[
         bf16_flops_per_second: 2250e12,
         link_bytes_per_second: 900e9,
         clock_hertz: None,
+        price: Some(Price { on_demand: (5.50, 6.69), spot: None }),
+        power_watts: Some(1000.0),
         hosting: Hosting::Hosts { gpus_per_host: 8, counts: EIGHT_PER_HOST, gpu: &B200 },
     },
     Chip {
@@ -241,6 +286,8 @@ pub const CHIPS: &[Chip] = &[
         bf16_flops_per_second: 2500e12,
         link_bytes_per_second: 900e9,
         clock_hertz: None,
+        price: None,
+        power_watts: None,
         hosting: Hosting::Hosts { gpus_per_host: 4, counts: FOUR_PER_HOST, gpu: &GB200 },
     },
 ];

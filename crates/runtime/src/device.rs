@@ -1,11 +1,12 @@
 //! A plugin at work in this process: loaded, with a client and its devices.
 
 use graph::Mesh;
-use pjrt::{Client, ClientOptions, KeyValueStore, Plugin, Process, Value};
+use pjrt::{Client, ClientOptions, KeyValueStore, Plugin, Process, ProcessOptionNames, Value};
 use std::sync::Arc;
 
 use crate::compile::Compiler;
 use crate::discover::{Discovery, PluginKind, PluginLocation};
+use crate::distributed::{Launch, ProcessGroup};
 use crate::environment::required_environment;
 use crate::error::{Error, Result};
 use crate::mesh::DeviceMesh;
@@ -42,6 +43,25 @@ impl RuntimeOptions {
     #[must_use]
     pub fn with_cpu_devices(mut self, devices: usize) -> RuntimeOptions {
         self.cpu_devices = devices;
+        self
+    }
+
+    /// Opens the devices of all processes of a group, of which this one addresses its own.
+    ///
+    /// On the CPU every process still has its own devices only: XLA's CPU plugins refuse programs
+    /// over several processes ("Multiprocess computations aren't implemented on the CPU backend").
+    /// libtpu finds the other hosts itself.
+    #[must_use]
+    pub fn with_processes(mut self, launch: &Launch, group: &ProcessGroup) -> RuntimeOptions {
+        if self.kind == PluginKind::Cuda {
+            let names = ProcessOptionNames::GPU;
+            self.process = Some(Process { index: launch.index, count: launch.count, names });
+            self.key_value_store = Some(group.key_value_store());
+            if let Some(devices) = &launch.local_devices {
+                let devices = devices.iter().map(|&device| i64::from(device)).collect();
+                self.client_options.push((VISIBLE_DEVICES.to_string(), Value::Int64List(devices)));
+            }
+        }
         self
     }
 }
@@ -122,10 +142,11 @@ impl Runtime {
         self.inner.client.devices()
     }
 
-    /// The mesh with this runtime's first devices in it.
+    /// The mesh with this runtime's devices in it, those of one process next to each other. Of one
+    /// process alone, the first devices may be used; of several, each must have a part.
     ///
     /// # Errors
-    /// [`Error::TooFewDevices`].
+    /// [`Error::TooFewDevices`] and [`Error::IdleProcesses`].
     pub fn mesh(&self, mesh: Mesh) -> Result<DeviceMesh> {
         DeviceMesh::new(mesh, &self.inner.client)
     }
@@ -133,3 +154,6 @@ impl Runtime {
 
 /// The CPU plugins' option for their number of devices.
 pub(crate) const CPU_DEVICE_COUNT: &str = "cpu_device_count";
+
+/// The CUDA plugin's option for which of the host's devices a process uses.
+const VISIBLE_DEVICES: &str = "visible_devices";

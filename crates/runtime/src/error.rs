@@ -25,6 +25,10 @@ pub enum Error {
         "the mesh {mesh} needs {needed} devices, there are {available}; use a smaller mesh or more devices"
     )]
     TooFewDevices { mesh: String, needed: usize, available: usize },
+    #[error(
+        "the mesh {mesh} takes {needed} of {available} devices and would leave some processes without any; use a mesh of all devices, or fewer processes"
+    )]
+    IdleProcesses { mesh: String, needed: usize, available: usize },
     #[error("a sharding cannot be used: {reason}")]
     BadSharding { reason: String },
     #[error(

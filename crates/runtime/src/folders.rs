@@ -4,7 +4,9 @@
 //! ```text
 //! <cache>/plugins/<name>/<version>/...   a plugin as its wheels lay it out, with `installed.json`
 //! <cache>/models/<name>/...              model files
-//! <cache>/downloads/<wheel>              wheels that were fetched but not unpacked yet
+//! <cache>/datasets/<name>/...            texts to train on
+//! <cache>/downloads/<archive>            archives that were fetched but not unpacked yet
+//! <cache>/tokens/<key>                   texts as token ids
 //! <cache>/compiled/<key>                 compiled programs
 //! <cache>/locks/<name>.lock              one process at a time installs a package
 //! <cache>/temporary/<random>/            work in progress, locked; leftovers are swept
@@ -92,8 +94,16 @@ impl CacheFolder {
         self.root.join("models").join(name)
     }
 
+    pub fn dataset(&self, name: &str) -> PathBuf {
+        self.root.join("datasets").join(name)
+    }
+
     pub fn downloads(&self) -> PathBuf {
         self.root.join("downloads")
+    }
+
+    pub fn tokens(&self) -> PathBuf {
+        self.root.join("tokens")
     }
 
     pub fn compiled(&self) -> PathBuf {

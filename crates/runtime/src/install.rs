@@ -2,6 +2,7 @@
 //! unpacked, and only then moved to its place in one step. Prints nothing; progress goes to the
 //! caller.
 
+mod build_backend;
 mod pip;
 mod unpack;
 
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest;
 use crate::folders::{CacheFolder, FolderError, create_folder};
-use crate::registry::{Package, PackageKind, Wheel};
+use crate::registry::{Archive, Package, PackageKind};
 
 /// Stands in a package's folder once everything else does.
 const MARKER: &str = "installed.json";
@@ -43,8 +44,8 @@ pub enum InstallError {
     HashMismatch { package: String, expected: String, got: String },
     #[error("pip failed while downloading {package}: {detail}")]
     Pip { package: String, detail: String },
-    #[error("the wheel {file} is damaged: {detail}; run this again")]
-    DamagedWheel { file: String, detail: String },
+    #[error("the archive {file} is damaged: {detail}; run this again")]
+    DamagedArchive { file: String, detail: String },
     #[error(transparent)]
     Folder(#[from] FolderError),
 }
@@ -85,21 +86,23 @@ pub enum Progress<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installed {
     pub folder: PathBuf,
-    /// The plugin's library or the model's file.
+    /// The plugin's library, the model's file or the folder of the data set's documents.
     pub main_file: PathBuf,
     /// Where ptxas and libdevice are, for a CUDA plugin.
     pub cuda_folder: Option<PathBuf>,
 }
 
-/// What [`MARKER`] says: which wheels the folder was made from.
+/// What [`MARKER`] says: which archives the folder was made from.
 #[derive(Deserialize, PartialEq, Serialize)]
 struct Marker {
-    wheel_sha256: Vec<String>,
+    /// Named when all archives were wheels; folders that were made then stay valid.
+    #[serde(rename = "wheel_sha256")]
+    sha256: Vec<String>,
 }
 
 impl Marker {
     fn of(package: &Package) -> Marker {
-        Marker { wheel_sha256: package.wheels.iter().map(|wheel| wheel.sha256.clone()).collect() }
+        Marker { sha256: package.archives.iter().map(|archive| archive.sha256.clone()).collect() }
     }
 }
 
@@ -142,6 +145,7 @@ impl Installer {
         match package.kind {
             PackageKind::Plugin => self.cache.plugin(&package.name, &package.version),
             PackageKind::Model => self.cache.model(&package.name),
+            PackageKind::Dataset => self.cache.dataset(&package.name),
         }
     }
 
@@ -150,7 +154,7 @@ impl Installer {
         let folder = self.folder(package);
         let marker: Marker = serde_json::from_slice(&fs::read(folder.join(MARKER)).ok()?).ok()?;
         let main_file = folder.join(&package.main_file);
-        (marker == Marker::of(package) && main_file.is_file()).then(|| Installed {
+        (marker == Marker::of(package) && main_file.exists()).then(|| Installed {
             main_file,
             cuda_folder: package.cuda_folder.as_ref().map(|path| folder.join(path)),
             folder,
@@ -158,7 +162,7 @@ impl Installer {
     }
 
     /// Fetches and unpacks the package unless it is there. An interrupted installation leaves the
-    /// wheels that were complete, and the next one goes on from them.
+    /// archives that were complete, and the next one goes on from them.
     ///
     /// # Errors
     /// See [`InstallError`]; nothing half-written is left in the package's place.
@@ -185,48 +189,48 @@ impl Installer {
         if let Some(notice) = &package.notice {
             progress(Progress::Notice(notice));
         }
-        let mut wheels = Vec::new();
-        for wheel in &package.wheels {
-            wheels.push((wheel, self.fetch(wheel, progress)?));
+        let mut archives = Vec::new();
+        for archive in &package.archives {
+            archives.push((archive, self.fetch(archive, progress)?));
         }
         let staging = self.cache.temporary()?;
         let content = staging.path().join("content");
-        for (wheel, path) in &wheels {
-            unpack::unpack(wheel, path, &content, progress)?;
+        for (archive, path) in &archives {
+            unpack::unpack(archive, path, &content, progress)?;
         }
         let marker = serde_json::to_vec(&Marker::of(package)).unwrap_or_default();
         crate::folders::write_whole(&content.join(MARKER), &[&marker])?;
         let folder = self.folder(package);
         replace_folder(&content, &folder, staging.path())?;
-        for (_, path) in &wheels {
-            // A wheel that stays costs space, nothing else.
+        for (_, path) in &archives {
+            // An archive that stays costs space, nothing else.
             let _ = fs::remove_file(path);
         }
-        self.installed(package).ok_or_else(|| InstallError::DamagedWheel {
+        self.installed(package).ok_or_else(|| InstallError::DamagedArchive {
             file: package.name.clone(),
             detail: format!("it has no {}", package.main_file),
         })
     }
 
-    /// The verified wheel's path in the downloads folder.
+    /// The verified archive's path in the downloads folder.
     fn fetch(
         &self,
-        wheel: &Wheel,
+        archive: &Archive,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<PathBuf, InstallError> {
         let downloads = self.cache.downloads();
         create_folder(&downloads)?;
-        let kept = downloads.join(&wheel.file);
+        let kept = downloads.join(&archive.file);
         if kept.is_file() {
-            if self.verify(wheel, &kept, progress).is_ok() {
+            if self.verify(archive, &kept, progress).is_ok() {
                 return Ok(kept);
             }
             fs::remove_file(&kept).map_err(|source| FolderError::from_io(&kept, source))?;
         }
         let temporary = self.cache.temporary()?;
         let pip = pip::Pip::find(self.python.as_deref(), &self.pip_environment)?;
-        let fetched = pip.download(wheel, temporary.path(), progress)?;
-        self.verify(wheel, &fetched, progress)?;
+        let fetched = pip.download(archive, temporary.path(), progress)?;
+        self.verify(archive, &fetched, progress)?;
         fs::rename(&fetched, &kept).map_err(|source| FolderError::from_io(&kept, source))?;
         Ok(kept)
     }
@@ -234,22 +238,22 @@ impl Installer {
     /// pip has compared hashes already; this also covers a pip whose configuration turns that off.
     fn verify(
         &self,
-        wheel: &Wheel,
+        archive: &Archive,
         path: &Path,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<(), InstallError> {
-        let package = wheel.package.as_str();
-        let bytes_total = wheel.size_bytes;
+        let package = archive.package.as_str();
+        let bytes_total = archive.size_bytes;
         let got = digest::of_file(path, |bytes_done| {
             progress(Progress::Verifying { package, bytes_done, bytes_total });
         })
         .map_err(|source| FolderError::from_io(path, source))?;
-        if got == wheel.sha256 {
+        if got == archive.sha256 {
             return Ok(());
         }
         Err(InstallError::HashMismatch {
             package: package.to_string(),
-            expected: wheel.sha256.clone(),
+            expected: archive.sha256.clone(),
             got,
         })
     }

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use graph::{Mesh, Program, Sharding};
+use graph::{Mesh, Program, Shape, Sharding};
 
 use crate::error::Error;
 
@@ -54,6 +54,16 @@ pub fn shard_ranges(
         ranges.push(index * length..(index + 1) * length);
     }
     Ok(ranges)
+}
+
+/// Whether no earlier position of the mesh holds the same part of an array as `position` does.
+pub fn is_first_holder(shape: &Shape, sharding: &Sharding, mesh: &Mesh, position: usize) -> bool {
+    // A part depends on the coordinates along the axes that split the array, so positions with equal
+    // parts differ along the others only. Of an empty array, all parts are the same.
+    let splits = |axis: &str| sharding.dimensions.iter().flatten().any(|used| used == axis);
+    let axes = mesh.axes.iter().zip(coordinates(mesh, position));
+    axes.filter(|((axis, _), _)| shape.elements() == 0 || !splits(axis))
+        .all(|(_, coordinate)| coordinate == 0)
 }
 
 /// Where a device stands along each axis of the mesh.
@@ -169,6 +179,7 @@ impl fmt::Display for LayoutTable<'_> {
 
 #[cfg(test)]
 mod tests {
+    use graph::DType;
     use proptest::prelude::*;
 
     use super::*;
@@ -206,6 +217,15 @@ mod tests {
         assert_eq!(scalar, [9]);
     }
 
+    #[test]
+    fn an_empty_array_has_one_first_holder() {
+        let mesh = Mesh::new(&[("data", 2), ("tensor", 2)]);
+        let shape = Shape::new(DType::F32, &[("vocab", 0), ("embed", 4)]);
+        let layout = sharding(&[&["tensor"], &[]]);
+        let first = |&position: &usize| is_first_holder(&shape, &layout, &mesh, position);
+        assert_eq!((0..4).filter(first).collect::<Vec<_>>(), [0]);
+    }
+
     proptest! {
         /// The parts of all devices, put back, are the whole again; no byte is missed.
         #[test]
@@ -224,12 +244,20 @@ mod tests {
             let sizes = [layers * 6, rows * 6, columns * 6];
             let bytes = sizes.iter().product::<usize>() * element_bytes;
             let whole: Vec<u8> = (0..bytes).map(|index| (index % 251) as u8).collect();
+            let shape = Shape::new(DType::U8, &[("x", sizes[0]), ("y", sizes[1]), ("z", sizes[2])]);
             let mut again = vec![255; bytes];
+            let mut first = Vec::new();
             for position in 0..mesh.devices() {
                 let ranges = shard_ranges(&sizes, &layout, &mesh, position).unwrap();
                 let mut part = vec![0; elements(&ranges) * element_bytes];
                 cut(&whole, &sizes, element_bytes, &ranges, &mut part);
                 place(&part, &sizes, element_bytes, &ranges, &mut again);
+                // Every part has exactly one first holder.
+                prop_assert_eq!(
+                    is_first_holder(&shape, &layout, &mesh, position),
+                    !first.contains(&ranges)
+                );
+                first.push(ranges);
             }
             prop_assert_eq!(whole, again);
         }

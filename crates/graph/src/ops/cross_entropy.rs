@@ -185,7 +185,8 @@ fn lower_gradient<'g>(
         let Block { head, logits, is_target } = cut.block(states, head, targets, index);
         let softmax = (logits - log_sum_exp).exponential();
         let of_logits = softmax * weight - is_target.select(of_loss, zero);
-        let of_logits = of_logits.convert(states.dtype());
+        // Behind a barrier, or each of the two products makes it again from logits in f32.
+        let of_logits = graph.optimization_barrier(&[of_logits.convert(states.dtype())])[0];
         let of_states = of_logits.dot_as(head, &["vocab"], DType::F32);
         let of_head = of_logits.dot(states, &rows);
         (vec![carry[0] + of_states], vec![of_head])

@@ -39,8 +39,11 @@ struct Raw {
     use_sliding_window: Option<bool>,
     max_window_layers: Option<usize>,
     layer_types: Option<Vec<String>>,
-    bos_token_id: Option<TokenIds>,
-    eos_token_id: Option<TokenIds>,
+    // Likewise: null is no token, where an absent key is the family's.
+    #[serde(default, deserialize_with = "present")]
+    bos_token_id: Option<Option<TokenIds>>,
+    #[serde(default, deserialize_with = "present")]
+    eos_token_id: Option<Option<TokenIds>>,
     torch_dtype: Option<String>,
     dtype: Option<String>,
     quantization_config: Option<Value>,
@@ -77,10 +80,10 @@ impl TokenIds {
     }
 }
 
-fn present<'de, D: serde::Deserializer<'de>>(
+fn present<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(
     deserializer: D,
-) -> Result<Option<Option<usize>>, D::Error> {
-    Option::<usize>::deserialize(deserializer).map(Some)
+) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
 }
 
 pub(super) fn parse(text: &str) -> Result<ModelConfig, ConfigError> {
@@ -136,11 +139,14 @@ pub(super) fn parse(text: &str) -> Result<ModelConfig, ConfigError> {
         mlp_bias: architecture == Architecture::Llama && raw.mlp_bias.unwrap_or(false),
         query_key_norm: architecture == Architecture::Qwen3,
         sliding_windows,
-        bos_token_id: raw
-            .bos_token_id
-            .map(TokenIds::into_vec)
-            .map_or(default_bos, |ids| ids.first().copied()),
-        eos_token_ids: raw.eos_token_id.map_or(default_eos, TokenIds::into_vec),
+        bos_token_id: match raw.bos_token_id {
+            None => default_bos,
+            Some(ids) => ids.and_then(|ids| ids.into_vec().first().copied()),
+        },
+        eos_token_ids: match raw.eos_token_id {
+            None => default_eos,
+            Some(ids) => ids.map(TokenIds::into_vec).unwrap_or_default(),
+        },
         dtype: dtype(raw.dtype.or(raw.torch_dtype).as_deref()),
     })
 }

@@ -29,6 +29,8 @@ pub enum EngineError {
         "the thread that reads weights stopped unexpectedly; run again, and report it if it persists"
     )]
     WeightsThread,
+    #[error("the weight `{name}` was not given, and there is no checkpoint to read it from")]
+    NotGiven { name: String },
     #[error(transparent)]
     Weights(#[from] WeightsError),
     #[error("the model cannot be traced: {0}")]

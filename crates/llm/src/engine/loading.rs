@@ -15,17 +15,18 @@ impl Engine {
     /// Compares every weight that the model will ask for with the checkpoint's table, before
     /// anything is read or compiled.
     pub(super) fn check_checkpoint(&self) -> Result<(), EngineError> {
+        let Some(from) = &self.checkpoint else { return Ok(()) };
         let cache = crate::models::CacheShape { batch: 1, capacity: 1 };
         let traced = crate::programs::decode(&self.config, &self.options, cache)?;
         let mut wanted = BTreeSet::new();
         for spec in &traced.parameters {
             for (name, shape) in tensors(spec) {
-                self.checkpoint.expect(&name, &shape)?;
+                from.expect(&name, &shape)?;
                 wanted.insert(name);
             }
         }
         let is_unused = |name: &&str| !wanted.contains(*name) && !is_derived(name);
-        let names: Vec<&str> = self.checkpoint.names().filter(is_unused).collect();
+        let names: Vec<&str> = from.names().filter(is_unused).collect();
         if !names.is_empty() {
             (self.on_progress)(Progress::Unused { names: &names });
         }
@@ -42,11 +43,14 @@ impl Engine {
         let total_bytes = missing.iter().map(|(_, input)| input.shape.bytes() as u64).sum();
         let mut done_bytes = 0;
         for (spec, input) in missing {
+            let Some(checkpoint) = &self.checkpoint else {
+                return Err(EngineError::NotGiven { name: spec.name.clone() });
+            };
             let float_type = float_type(input.shape.dtype)?;
             // Kept aside, so that the user reads which tensor and file it is, and nothing around it.
             let mut unreadable: Option<WeightsError> = None;
             let array = Array::fill(&self.mesh, &input.shape, &input.sharding, |ranges, bytes| {
-                let (checkpoint, shape) = (&self.checkpoint, &input.shape);
+                let shape = &input.shape;
                 read_shard(checkpoint, spec, shape, float_type, ranges, bytes).map_err(|error| {
                     let message = error.to_string();
                     unreadable = Some(error);

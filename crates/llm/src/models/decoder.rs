@@ -8,6 +8,7 @@ use graph::{Axis, DType, Graph, Role, Shape, Tensor, ops};
 
 use super::blocks::{embed, rms_norm};
 use super::cache::{KvCache, LayerCache};
+use super::lora::Lora;
 use super::parameters::{EVERY_LAYER, ParameterSpec, Parameters};
 use super::rotary::Rotary;
 use crate::config::ModelConfig;
@@ -84,6 +85,17 @@ impl<'a, 'g> Decoder<'a, 'g> {
         let layers = if same { layers } else { Layers::Unrolled };
         let weights = Parameters::new(graph, dtype).joining(joins && layers == Layers::Unrolled);
         Decoder { config, weights, layers, remat: None }
+    }
+
+    /// The decoder over weights that are held in another type, with adapters beside them.
+    pub fn holding(self, held: Option<DType>, lora: Option<Lora>) -> Decoder<'a, 'g> {
+        let dtype = self.weights.dtype();
+        let weights = self.weights.clone().stored_as(held.unwrap_or(dtype));
+        let weights = match lora {
+            Some(lora) => weights.adapted(lora, None),
+            None => weights,
+        };
+        Decoder { weights, ..self }
     }
 
     /// The decoder for training: weights are held in f32 or another type than they are computed with,
@@ -186,8 +198,16 @@ impl<'a, 'g> Decoder<'a, 'g> {
         let path = format!("model.layers.{EVERY_LAYER}");
         let specs = self.layer_parameters(&path);
         let count = self.config.num_hidden_layers;
-        let stacks: Vec<Tensor<'g>> =
-            specs.iter().map(|(spec, shape)| weights.stack(spec, shape, count)).collect();
+        let stack = |(spec, shape): &(ParameterSpec, Shape)| {
+            let stack = weights.stack(spec, shape, count);
+            // In training matrices get the type of computation once, outside the loop: devices then
+            // gather half of the bytes, and as many stack up on the way back.
+            match self.remat.is_some() && spec.checkpoint_shape.len() == 2 {
+                true => stack.convert(weights.dtype()).constrain(Role::Parameter),
+                false => stack,
+            }
+        };
+        let stacks: Vec<Tensor<'g>> = specs.iter().map(stack).collect();
         let mut carry = vec![x];
         carry.extend(cache.iter().flat_map(|cache| cache.tensors.iter().copied()));
         let window = self.config.sliding_windows.first().copied().flatten();

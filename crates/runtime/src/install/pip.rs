@@ -1,5 +1,5 @@
 //! Runs `pip download`, so that the user's proxies, mirrors and credentials apply and this program
-//! needs no HTTP client. Knows one wheel at a time.
+//! needs no HTTP client. Knows one archive at a time.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use super::{InstallError, Progress};
+use super::{InstallError, Progress, build_backend};
 use crate::folders::{FolderError, create_folder, write_whole};
-use crate::registry::Wheel;
+use crate::registry::Archive;
 
 const POLL: Duration = Duration::from_millis(100);
 
@@ -57,56 +57,68 @@ impl Pip {
         }
     }
 
-    /// Downloads one wheel into `folder` and returns its path.
+    /// Downloads one archive into `folder` and returns its path.
     ///
     /// # Errors
     /// Whatever pip's output says went wrong, sorted by what the user can do about it.
     pub fn download(
         &self,
-        wheel: &Wheel,
+        archive: &Archive,
         folder: &Path,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<PathBuf, InstallError> {
-        let destination = folder.join("wheel");
+        let destination = folder.join("archive");
         // pip streams into its temporary folder first: with its own one, the bytes can be counted
         // and are removed with ours if it is killed.
         let scratch = folder.join("pip");
         create_folder(&destination)?;
         create_folder(&scratch)?;
         let requirements = folder.join("requirements.txt");
-        let line = format!("{}=={} --hash=sha256:{}\n", wheel.package, wheel.version, wheel.sha256);
+        let line =
+            format!("{}=={} --hash=sha256:{}\n", archive.package, archive.version, archive.sha256);
         write_whole(&requirements, &[line.as_bytes()])?;
         let output = folder.join("output");
 
-        let mut command = self.command(wheel, &destination, &scratch, &requirements);
+        let mut command = self.command(archive, &destination, &scratch, &requirements);
+        if archive.is_wheel() {
+            command.arg("--only-binary=:all:");
+        } else {
+            command.args(["--no-binary=:all:", "--no-build-isolation"]);
+            // Pips that could still run a `setup.py` without any build system would do so.
+            command.env("PIP_USE_PEP517", "1");
+            let stand_in = build_backend::write(archive, folder)?;
+            command.env("PYTHONPATH", before_python_path(&stand_in));
+        }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let log = File::create(&output).map_err(|source| FolderError::from_io(&output, source))?;
         let log_too = log.try_clone().map_err(|source| FolderError::from_io(&output, source))?;
         command.stdin(Stdio::null()).stdout(log).stderr(log_too);
-        let failed = |detail: String| InstallError::Pip { package: wheel.package.clone(), detail };
+        let failed =
+            |detail: String| InstallError::Pip { package: archive.package.clone(), detail };
         let child = command.spawn().map_err(|source| failed(source.to_string()))?;
         let status = Running(child)
             .wait(|| {
                 let bytes_done =
-                    (bytes_under(&scratch) + bytes_under(&destination)).min(wheel.size_bytes);
-                let bytes_total = wheel.size_bytes;
-                let package = wheel.package.as_str();
+                    (bytes_under(&scratch) + bytes_under(&destination)).min(archive.size_bytes);
+                let bytes_total = archive.size_bytes;
+                let package = archive.package.as_str();
                 progress(Progress::Downloading { package, bytes_done, bytes_total });
             })
             .map_err(|source| failed(source.to_string()))?;
         let said = fs::read(&output).unwrap_or_default();
         if !status.success() {
-            return Err(explain(wheel, folder, &String::from_utf8_lossy(&said)));
+            return Err(explain(archive, folder, &String::from_utf8_lossy(&said)));
         }
-        let path = destination.join(&wheel.file);
+        let path = destination.join(&archive.file);
         if path.is_file() {
             return Ok(path);
         }
-        Err(failed(format!("it did not fetch {}", wheel.file)))
+        Err(failed(format!("it did not fetch {}", archive.file)))
     }
 
     fn command(
         &self,
-        wheel: &Wheel,
+        archive: &Archive,
         destination: &Path,
         scratch: &Path,
         requirements: &Path,
@@ -114,8 +126,8 @@ impl Pip {
         let mut command = Command::new(&self.command[0]);
         command.args(&self.command[1..]);
         command.args(["download", "--disable-pip-version-check", "--no-input", "--no-deps"]);
-        command.args(["--require-hashes", "--only-binary=:all:", "--progress-bar", "off"]);
-        if let Some(tags) = &wheel.tags {
+        command.args(["--require-hashes", "--progress-bar", "off"]);
+        if let Some(tags) = &archive.tags {
             // Named in full, so that any Python finds a wheel that was built for another one: only
             // the shared library inside is used.
             command.args(["--platform", &tags.platform, "--python-version", &tags.python]);
@@ -127,9 +139,17 @@ impl Pip {
         for variable in ["TMPDIR", "TEMP", "TMP"] {
             command.env(variable, scratch);
         }
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
+}
+
+/// The user's own modules stay findable behind `folder`: pip may be among them.
+fn before_python_path(folder: &Path) -> OsString {
+    let rest = std::env::var_os("PYTHONPATH").unwrap_or_default();
+    let rest = std::env::split_paths(&rest).filter(|path| !path.as_os_str().is_empty());
+    // Only a path with the separator in its name cannot be joined; pip then does without the rest.
+    std::env::join_paths(std::iter::once(folder.to_path_buf()).chain(rest))
+        .unwrap_or_else(|_| folder.as_os_str().to_os_string())
 }
 
 /// A child that does not outlive an early return.
@@ -168,8 +188,8 @@ fn bytes_under(folder: &Path) -> u64 {
 
 /// Turns pip's words into one of our errors. pip has one exit status for everything, so its text
 /// is all there is to go by; what is not recognized is passed on.
-fn explain(wheel: &Wheel, folder: &Path, said: &str) -> InstallError {
-    let package = wheel.package.clone();
+fn explain(archive: &Archive, folder: &Path, said: &str) -> InstallError {
+    let package = archive.package.clone();
     let line = |needle: &str| said.lines().find(|line| line.contains(needle)).map(str::trim);
     let last_error = said
         .lines()
@@ -209,7 +229,7 @@ fn explain(wheel: &Wheel, folder: &Path, said: &str) -> InstallError {
         return InstallError::NoNetwork { package, detail: short(reason) };
     }
     if said.contains("No matching distribution found") {
-        let version = wheel.version.clone();
+        let version = archive.version.clone();
         return InstallError::NotInIndex { package, version, detail: short(&last_error) };
     }
     InstallError::Pip { package, detail: short(&last_error) }
@@ -230,8 +250,8 @@ fn short(line: &str) -> String {
 mod tests {
     use super::*;
 
-    fn wheel() -> Wheel {
-        crate::registry::find("cpu").unwrap().wheels[0].clone()
+    fn archive() -> Archive {
+        crate::registry::find("cpu").unwrap().archives[0].clone()
     }
 
     #[test]
@@ -241,7 +261,7 @@ mod tests {
             0x7fee>: Failed to establish a new connection: [Errno 111] Connection refused'))': /simple/x/\n\
             ERROR: Could not find a version that satisfies the requirement x==1 (from versions: none)\n\
             ERROR: No matching distribution found for x==1\n";
-        let error = explain(&wheel(), Path::new("folder"), said);
+        let error = explain(&archive(), Path::new("folder"), said);
         let InstallError::NoNetwork { detail, .. } = error else { panic!("{error}") };
         assert_eq!(detail, "Failed to establish a new connection: [Errno 111] Connection refused");
     }
@@ -250,7 +270,7 @@ mod tests {
     fn both_hashes_are_reported() {
         let said = "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.\n    \
             libtpu==0.0.52 from x:\n        Expected sha256 aa11\n             Got        bb22\n";
-        let error = explain(&wheel(), Path::new("folder"), said);
+        let error = explain(&archive(), Path::new("folder"), said);
         let InstallError::HashMismatch { expected, got, .. } = error else { panic!("{error}") };
         assert_eq!((expected.as_str(), got.as_str()), ("aa11", "bb22"));
     }
@@ -258,13 +278,13 @@ mod tests {
     #[test]
     fn a_full_disk_is_one() {
         let said = "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device\n";
-        let error = explain(&wheel(), Path::new("folder"), said);
+        let error = explain(&archive(), Path::new("folder"), said);
         assert!(matches!(error, InstallError::Folder(FolderError::DiskFull { .. })), "{error}");
     }
 
     #[test]
     fn anything_else_is_passed_on() {
-        let error = explain(&wheel(), Path::new("folder"), "ERROR: something new\n");
+        let error = explain(&archive(), Path::new("folder"), "ERROR: something new\n");
         assert!(error.to_string().ends_with("something new"), "{error}");
     }
 }

@@ -16,7 +16,7 @@ pub(super) fn evaluate(attention: &AttentionOperation, operands: &[Literal]) -> 
     if !attention.log_sum_exp {
         return vec![result];
     }
-    let order = ["batch", "kv_heads", "seq", "group"];
+    let order = ["batch", "kv_heads", "group", "seq"];
     let axes = order.iter().filter_map(|&axis| Some((axis, o.query.shape.size(axis)?)));
     let shape = Shape { dtype: DType::F32, axes: axes.collect() };
     let names = shape.names();

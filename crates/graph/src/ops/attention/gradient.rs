@@ -6,14 +6,15 @@
 //! dV = Pᵀ·G, dS = P ∘ (G·Vᵀ - D), dQ = scale · dS·K, dK = scale · dSᵀ·Q, and for a sink, which has
 //! a probability and no value, -Σ P·D. A soft cap multiplies dS with 1 - (S / cap)².
 
-use super::portable::cut_keys;
-use super::tile::{Scores, Tile, causal_tiles, exponentials, row_axes};
+use super::heads::Heads;
+use super::portable::{cut_keys, in_rows};
+use super::tile::{Scores, Tile, causal_tiles, row_axes};
 use super::{AttentionOperation, Operands};
 use crate::emit::{Call, Emitter, composite_shapes, evaluate_composite};
 use crate::error::ShapeError;
 use crate::evaluate::Evaluator;
 use crate::graph::{RegionId, Tensor};
-use crate::kernels::{AttentionKernel, Blocks};
+use crate::kernels::Blocks;
 use crate::literal::Literal;
 use crate::operation::{Cotangents, Derivative, Operation, Pullback};
 use crate::shape::Shape;
@@ -54,18 +55,18 @@ impl Operation for AttentionGradient {
     }
 
     fn infer(&self, operands: &[Shape]) -> Result<Vec<Shape>, ShapeError> {
-        composite_shapes(operands, |x| lower(&self.0, Blocks::WHOLE, x))
+        composite_shapes(operands, |x| lower(&self.0, Blocks::WHOLE, None, x))
     }
 
     fn emit(&self, emitter: &mut Emitter<'_>, call: &Call) {
-        let AttentionKernel::Portable(blocks) = emitter.options().kernels.attention;
-        let key = format!("{:?} {blocks:?}", self.0);
+        let (blocks, heads) = super::ways(emitter, &self.0, call);
+        let key = format!("{:?} {blocks:?} {heads:?}", self.0);
         let name = "attention_gradient";
-        emitter.composite(call, name, &key, |x| lower(&self.0, blocks, x));
+        emitter.composite(call, name, &key, |x| lower(&self.0, blocks, heads, x));
     }
 
     fn evaluate(&self, evaluator: &Evaluator<'_>, operands: &[Literal]) -> Vec<Literal> {
-        evaluate_composite(evaluator.kernels(), operands, |x| lower(&self.0, Blocks::WHOLE, x))
+        evaluate_composite(evaluator.kernels(), operands, |x| lower(&self.0, Blocks::WHOLE, None, x))
     }
 
     fn derivative(&self) -> Derivative<'_> {
@@ -77,7 +78,7 @@ impl Operation for AttentionGradient {
     }
 }
 
-/// What all tiles share, by rows: `[batch?, kv_heads, seq, group]`, the cotangent as the query.
+/// What all tiles share, by rows: `[batch?, kv_heads, group, seq]`, the cotangent as the query.
 #[derive(Clone, Copy)]
 struct Rows<'g> {
     log_sum_exp: Tensor<'g>,
@@ -97,6 +98,7 @@ struct Share<'g> {
 fn lower<'g>(
     attention: &AttentionOperation,
     blocks: Blocks,
+    heads: Option<Heads>,
     operands: &[Tensor<'g>],
 ) -> Vec<Tensor<'g>> {
     let Some((&[result, log_sum_exp, cotangent], own)) =
@@ -105,10 +107,39 @@ fn lower<'g>(
         return Vec::new();
     };
     let Some(o) = attention.operands(own) else { return Vec::new() };
-    let wide = |tensor: Tensor<'g>| tensor.convert(DType::F32);
+    let wide = |tensor: Tensor<'g>| in_rows(tensor).convert(DType::F32);
     let product = (wide(result) * wide(cotangent)).sum(&["head_dim"]);
-    let product = product.broadcast_to(&row_axes(&o.query.shape()));
-    let rows = Rows { log_sum_exp, product, cotangent };
+    let mut rows = own.to_vec();
+    rows.extend([log_sum_exp, product, cotangent]);
+    let rows_of = |operands: &[Tensor<'g>]| by_rows(attention, blocks, operands);
+    let shares = match heads {
+        Some(heads) => heads.walk(&rows, 3, rows_of),
+        None => rows_of(&rows),
+    };
+    let mut results: Vec<Tensor<'g>> =
+        shares.into_iter().zip([o.query, o.key, o.value]).map(|(own, of)| like(own, of)).collect();
+    if let Some(sinks) = o.sinks {
+        let weight = (sinks.convert(DType::F32) - log_sum_exp).exponential();
+        results.push(like(-(weight * product), sinks));
+    }
+    results
+}
+
+/// The cotangents of query, key and value, with the axes of [`Share`] and the types of those.
+/// Operands: those of the attention, then the tensors of [`Rows`].
+fn by_rows<'g>(
+    attention: &AttentionOperation,
+    blocks: Blocks,
+    operands: &[Tensor<'g>],
+) -> Vec<Tensor<'g>> {
+    let Some((&[log_sum_exp, product, cotangent], own)) =
+        operands.split_last_chunk::<3>().map(|(own, last)| (last, own))
+    else {
+        return Vec::new();
+    };
+    let Some(o) = attention.operands(own) else { return Vec::new() };
+    let o = Operands { query: in_rows(o.query), ..o };
+    let rows = Rows { log_sum_exp, product, cotangent: in_rows(cotangent) };
     let tile = Tile::whole(&o);
     let keys = o.key.size("kv_seq");
     let count = keys.div_ceil(blocks.keys.max(1));
@@ -117,13 +148,8 @@ fn lower<'g>(
         None if count == 1 => share(attention, &tile, &rows),
         None => by_blocks(attention, &o, &tile, &rows, keys.div_ceil(count), count),
     };
-    let mut results =
-        vec![like(share.query, o.query), like(share.key, o.key), like(share.value, o.value)];
-    if let Some(sinks) = o.sinks {
-        let weight = (wide(sinks) - log_sum_exp).exponential();
-        results.push(like(-(weight * product), sinks));
-    }
-    results
+    let typed = |share: Tensor<'g>, of: Tensor<'g>| share.convert(of.dtype());
+    vec![typed(share.query, o.query), typed(share.key, o.key), typed(share.value, o.value)]
 }
 
 /// Summed over the axes that `model` lacks, in its order and type.
@@ -137,9 +163,10 @@ fn like<'g>(tensor: Tensor<'g>, model: Tensor<'g>) -> Tensor<'g> {
 fn share<'g>(attention: &AttentionOperation, tile: &Tile<'g>, rows: &Rows<'g>) -> Share<'g> {
     let Tile { query, key, value, .. } = *tile;
     let scores = tile.scores(attention);
-    let weights = exponentials(&scores, rows.log_sum_exp);
+    // A row that sees nothing has a log-sum-exp of zero, which makes its weights zeros too.
+    let weights = (scores.scores - rows.log_sum_exp).exponential();
     let cotangent = rows.cotangent;
-    let of_value = weights.convert(value.dtype()).dot_as(cotangent, &["seq", "group"], DType::F32);
+    let of_value = weights.convert(value.dtype()).dot_as(cotangent, &["group", "seq"], DType::F32);
     let of_weights = cotangent.dot_as(value, &["head_dim"], DType::F32);
     let mut of_scores = weights * (of_weights - rows.product);
     if let Some(cap) = attention.soft_cap {
@@ -148,10 +175,10 @@ fn share<'g>(attention: &AttentionOperation, tile: &Tile<'g>, rows: &Rows<'g>) -
         let share = seen.select(scores, zero) * (1.0 / cap);
         of_scores = of_scores * (1.0 - share * share);
     }
-    let of_scores = (of_scores * attention.scale).convert(query.dtype());
+    let of_scores = of_scores.convert(query.dtype());
     Share {
-        query: of_scores.dot_as(key, &["kv_seq"], DType::F32),
-        key: of_scores.dot_as(query, &["seq", "group"], DType::F32),
+        query: of_scores.dot_as(key, &["kv_seq"], DType::F32) * attention.scale,
+        key: of_scores.dot_as(query, &["group", "seq"], DType::F32) * attention.scale,
         value: of_value,
     }
 }

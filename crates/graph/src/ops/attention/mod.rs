@@ -3,6 +3,7 @@
 
 mod definition;
 mod gradient;
+mod heads;
 mod portable;
 mod samples;
 mod tile;
@@ -14,11 +15,12 @@ use crate::emit::{Call, Emitter, composite_shapes};
 use crate::error::ShapeError;
 use crate::evaluate::Evaluator;
 use crate::graph::{RegionId, Tensor};
-use crate::kernels::{AttentionKernel, Blocks};
+use crate::kernels::Blocks;
 use crate::literal::Literal;
 use crate::operation::{Derivative, Operation};
 use crate::shape::{Axis, Shape};
 
+use heads::Heads;
 pub(crate) use samples::samples;
 
 /// Where keys and values lie.
@@ -124,7 +126,7 @@ struct AttentionOperation {
     window: Option<usize>,
     scale: f64,
     soft_cap: Option<f64>,
-    /// Whether there is a second result, `[batch?, kv_heads, seq, group]` in f32: the logarithm of
+    /// Whether there is a second result, `[batch?, kv_heads, group, seq]` in f32: the logarithm of
     /// the softmax's divisor, which going back needs. Zero for a query that sees nothing.
     log_sum_exp: bool,
 }
@@ -155,6 +157,21 @@ impl AttentionOperation {
         let sinks = optional(self.sinks);
         Some(Operands { query, key, value, block_table, positions, lengths, segments, sinks })
     }
+}
+
+/// How the target wants it: block sizes, and the loop over heads if there is to be one.
+fn ways(
+    emitter: &Emitter<'_>,
+    attention: &AttentionOperation,
+    call: &Call,
+) -> (Blocks, Option<Heads>) {
+    let kernel = emitter.options().kernels.attention;
+    let heads = || {
+        let (query, key) = (&call.operands[0].shape, &call.operands[1].shape);
+        let plain = tile::is_plain(attention, query, key);
+        plain.then(|| Heads::of(query, emitter.options())).flatten()
+    };
+    (kernel.blocks(), if kernel.by_head() { heads() } else { None })
 }
 
 /// The sizes that all operands must agree on.
@@ -242,7 +259,7 @@ impl Operation for AttentionOperation {
             return Err(ShapeError::new("a window of 0 keys sees nothing"));
         }
         // Whatever the checks above may have missed is found here, while there is a trace to tell.
-        let result = composite_shapes(operands, |x| portable::lower(self, Blocks::WHOLE, x))?;
+        let result = composite_shapes(operands, |x| portable::lower(self, Blocks::WHOLE, None, x))?;
         match result.first() == Some(&o.query) {
             true => Ok(result),
             false => Err(ShapeError::new("the operands do not fit together")),
@@ -250,9 +267,9 @@ impl Operation for AttentionOperation {
     }
 
     fn emit(&self, emitter: &mut Emitter<'_>, call: &Call) {
-        let AttentionKernel::Portable(blocks) = emitter.options().kernels.attention;
-        let key = format!("{self:?} {blocks:?}");
-        emitter.composite(call, "attention", &key, |x| portable::lower(self, blocks, x));
+        let (blocks, heads) = ways(emitter, self, call);
+        let key = format!("{self:?} {blocks:?} {heads:?}");
+        emitter.composite(call, "attention", &key, |x| portable::lower(self, blocks, heads, x));
     }
 
     fn evaluate(&self, _: &Evaluator<'_>, operands: &[Literal]) -> Vec<Literal> {

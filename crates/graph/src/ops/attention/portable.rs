@@ -2,14 +2,15 @@
 //! tiles of queries with the keys that they see; otherwise keys are taken by blocks with a running
 //! softmax (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018).
 
-use super::tile::{MASKED, Scores, Tile, causal_tiles, exponentials, row_axes};
+use super::heads::Heads;
+use super::tile::{LEAST, Scores, Tile, causal_tiles, row_axes};
 use super::{AttentionOperation, Operands};
 use crate::graph::Tensor;
 use crate::kernels::Blocks;
 use crate::shape::Axis;
 use crate::{DType, ops};
 
-/// What the softmax amounts to before the division. Axes: `batch?, kv_heads, seq, group` (and
+/// What the softmax amounts to before the division. Axes: `batch?, kv_heads, group, seq` (and
 /// `head_dim` for the values).
 struct Running<'g> {
     greatest: Tensor<'g>,
@@ -22,6 +23,25 @@ struct Running<'g> {
 pub(super) fn lower<'g>(
     attention: &AttentionOperation,
     blocks: Blocks,
+    heads: Option<Heads>,
+    operands: &[Tensor<'g>],
+) -> Vec<Tensor<'g>> {
+    let Some(&query) = operands.first() else { return Vec::new() };
+    let rows = |operands: &[Tensor<'g>]| by_rows(attention, blocks, operands);
+    let mut results = match heads {
+        Some(heads) => heads.walk(operands, 1 + usize::from(attention.log_sum_exp), rows),
+        None => rows(operands),
+    };
+    if let Some(result) = results.first_mut() {
+        *result = result.transpose(&query.shape().names());
+    }
+    results
+}
+
+/// The result as `[batch?, kv_heads, group, seq, head_dim]`, and the log-sum-exp if it is asked for.
+fn by_rows<'g>(
+    attention: &AttentionOperation,
+    blocks: Blocks,
     operands: &[Tensor<'g>],
 ) -> Vec<Tensor<'g>> {
     let Some(o) = attention.operands(operands) else { return Vec::new() };
@@ -29,7 +49,7 @@ pub(super) fn lower<'g>(
         Some(table) => (gather_pages(o.key, table), gather_pages(o.value, table)),
         None => (o.key, o.value),
     };
-    let o = Operands { key, value, ..o };
+    let o = Operands { query: in_rows(o.query), key, value, ..o };
     let tile = Tile::whole(&o);
     let keys = o.key.size("kv_seq");
     let count = keys.div_ceil(blocks.keys.max(1));
@@ -47,11 +67,19 @@ pub(super) fn lower<'g>(
     let some = total.greater(number(0.0));
     let divisor = some.select(total, number(1.0));
     let result = values / divisor;
-    let mut results = vec![result.convert(o.query.dtype()).transpose(&o.query.shape().names())];
+    let mut results = vec![result.convert(o.query.dtype())];
     if attention.log_sum_exp {
         results.push(some.select(greatest + divisor.log(), number(0.0)));
     }
     results
+}
+
+/// A query, or what has its axes, with a row of `head_dim` for each score row.
+pub(super) fn in_rows(query: Tensor<'_>) -> Tensor<'_> {
+    let mut names: Vec<Axis> =
+        row_axes(&query.shape()).into_iter().map(|(axis, _)| axis).collect();
+    names.push("head_dim");
+    query.transpose(&names)
 }
 
 /// `[pages, page, kv_heads, head_dim]` into `[batch, kv_seq, kv_heads, head_dim]`.
@@ -66,8 +94,8 @@ fn at_once<'g>(
     tile: &Tile<'g>,
 ) -> Running<'g> {
     let scores = tile.scores(attention);
-    let greatest = with_sinks(o, scores.scores.max(&["kv_seq"]));
-    let weights = exponentials(&scores, greatest);
+    let greatest = with_sinks(o, scores.scores.max(&["kv_seq"]).maximum(least(o)));
+    let weights = (scores.scores - greatest).exponential();
     let total = add_sinks(o, weights.sum(&["kv_seq"]), greatest);
     Running { greatest, total, values: weigh(weights, tile.value) }
 }
@@ -100,7 +128,7 @@ fn by_blocks<'g>(
     };
     let mut value_axes = rows.clone();
     value_axes.push(("head_dim", o.query.size("head_dim")));
-    let start = with_sinks(o, fill(&rows, MASKED));
+    let start = with_sinks(o, fill(&rows, LEAST));
     let initial = [start, add_sinks(o, fill(&rows, 0.0), start), fill(&value_axes, 0.0)];
     let walked = cut_keys(o, block, blocks);
     let (last, _) = graph.scan("kv_block", blocks, &initial, &walked, 0, |step, carry, slices| {
@@ -108,7 +136,7 @@ fn by_blocks<'g>(
         let tile = tile.block(first, slices[0], slices[1], slices.get(2).copied());
         let scores: Scores<'g> = tile.scores(attention);
         let greatest = carry[0].maximum(scores.scores.max(&["kv_seq"]));
-        let weights = exponentials(&scores, greatest);
+        let weights = (scores.scores - greatest).exponential();
         let earlier = (carry[0] - greatest).exponential();
         let total = carry[1] * earlier + weights.sum(&["kv_seq"]);
         let values = carry[2] * earlier + weigh(weights, slices[1]);
@@ -136,7 +164,11 @@ pub(super) fn cut_keys<'g>(
     walked
 }
 
-/// The weighted sum of values, `[batch?, kv_heads, seq, group, head_dim]` in f32.
+fn least<'g>(o: &Operands<Tensor<'g>>) -> Tensor<'g> {
+    ops::constant(o.query.graph(), DType::F32, LEAST)
+}
+
+/// The weighted sum of values, `[batch?, kv_heads, group, seq, head_dim]` in f32.
 fn weigh<'g>(weights: Tensor<'g>, value: Tensor<'g>) -> Tensor<'g> {
     weights.convert(value.dtype()).dot_as(value, &["kv_seq"], DType::F32)
 }

@@ -8,6 +8,10 @@ use crate::{DType, ops};
 /// Stands for minus infinity: a row whose keys are all masked stays finite.
 pub(super) const MASKED: f64 = -1e30;
 
+/// The least that scores are shifted by: `exp(MASKED - LEAST)` is zero, even in a row that sees
+/// nothing.
+pub(super) const LEAST: f64 = -1e29;
+
 /// More tiles than this would be too much program text; a loop over keys takes their place.
 const TILES_MAX: usize = 32;
 
@@ -25,7 +29,7 @@ pub(super) struct Tile<'g> {
     padding_from: Option<usize>,
 }
 
-/// Scores of queries and keys, `[batch?, kv_heads, seq, group, kv_seq]` in f32.
+/// Scores of queries and keys, `[batch?, kv_heads, group, seq, kv_seq]` in f32.
 pub(super) struct Scores<'g> {
     /// [`MASKED`] where the query does not see the key.
     pub scores: Tensor<'g>,
@@ -116,35 +120,36 @@ impl<'g> Tile<'g> {
     }
 }
 
-/// `exp(score - shift)`, and zero for a key that is not seen, even where none is.
-pub(super) fn exponentials<'g>(
-    Scores { scores, seen }: &Scores<'g>,
-    shift: Tensor<'g>,
-) -> Tensor<'g> {
-    let zero = ops::constant(scores.graph(), DType::F32, 0.0);
-    seen.select((*scores - shift).exponential(), zero)
-}
-
 /// The axes of one score row per query: those of a dot of query and key without `kv_seq`.
 pub(super) fn row_axes(query: &Shape) -> Vec<(Axis, usize)> {
-    let order = ["batch", "kv_heads", "seq", "group"];
+    let order = ["batch", "kv_heads", "group", "seq"];
     order.iter().filter_map(|&axis| Some((axis, query.size(axis)?))).collect()
 }
 
 /// Places of queries and keys, `(first, end)` each.
 pub(super) type Cut = ((usize, usize), (usize, usize));
 
-/// For a sequence that attends to itself causally: tiles of `tile` queries with the keys that they may
-/// see, so that no time is spent above the diagonal. `None` where that does not apply.
+/// Whether a whole sequence attends to itself causally.
+pub(super) fn is_plain(attention: &AttentionOperation, query: &Shape, key: &Shape) -> bool {
+    attention.causal
+        && !attention.paged
+        && !attention.positions
+        && !attention.lengths
+        && query.size("seq") == key.size("kv_seq")
+}
+
+/// For such a sequence: tiles of `tile` queries with the keys that they may see, so that no time is
+/// spent above the diagonal. `None` where that does not apply.
 pub(super) fn causal_tiles(
     attention: &AttentionOperation,
     o: &Operands<Tensor<'_>>,
     tile: usize,
 ) -> Option<Vec<Cut>> {
-    let (queries, keys) = (o.query.size("seq"), o.key.size("kv_seq"));
-    let plain = attention.causal && o.positions.is_none() && o.lengths.is_none();
+    let queries = o.query.size("seq");
     let count = queries.div_ceil(tile.max(1));
-    if !plain || queries != keys || count < 2 || count > TILES_MAX {
+    // Pages have been gathered by now, but into more keys than there are queries.
+    let plain = is_plain(attention, &o.query.shape(), &o.key.shape());
+    if !plain || count < 2 || count > TILES_MAX {
         return None;
     }
     let cut = |index: usize| {

@@ -21,8 +21,20 @@ pub enum Remat {
     None,
     /// The results of its products, attention among them; the rest is done again.
     Dots,
-    /// What goes in; everything is done again.
+    /// What goes in, and the results of attention, which are no larger and the costliest to make;
+    /// the rest is done again.
     Full,
+}
+
+impl Remat {
+    /// The operations whose results are kept.
+    fn kept(self) -> &'static [&'static str] {
+        match self {
+            Remat::None => &[],
+            Remat::Dots => &["dot_general", "attention", "grouped_dot"],
+            Remat::Full => &["attention"],
+        }
+    }
 }
 
 /// Operands: what goes in, then the captures. Results: the body's, then what is kept.
@@ -42,9 +54,6 @@ struct Kept {
     body: RegionId,
     places: Vec<(usize, usize)>,
 }
-
-/// Operations whose results [`Remat::Dots`] keeps.
-const PRODUCTS: [&str; 3] = ["dot_general", "attention", "grouped_dot"];
 
 impl Graph {
     /// Traces `body` on `inputs`; what differentiation keeps of it is up to `remat`. What the body
@@ -74,7 +83,7 @@ impl Graph {
 }
 
 impl Checkpoint {
-    /// The same with the results of products as further results.
+    /// The same with what is kept as further results.
     fn keeping<'g>(
         &self,
         graph: &'g Graph,
@@ -91,7 +100,7 @@ impl Checkpoint {
         let (region, _) = graph.region(&shapes, |parameters| {
             let forward = forward(graph, &body, parameters, active, |_| None);
             let mut results = forward.results.clone();
-            for (node, kept) in forward.kept(&PRODUCTS) {
+            for (node, kept) in forward.kept(self.remat.kept()) {
                 for (place, tensor) in kept.into_iter().enumerate() {
                     places.push((node, place));
                     results.push(tensor);
@@ -105,12 +114,9 @@ impl Checkpoint {
         Some(Rc::new(Checkpoint { remat, inputs, body: region, shapes, kept }))
     }
 
-    fn pull<'g>(&self, pullback: &Pullback<'_, 'g>) -> Cotangents<'g> {
+    fn pull<'g>(&self, kept: &Kept, pullback: &Pullback<'_, 'g>) -> Cotangents<'g> {
         let graph = pullback.graph;
-        let (body, places) = match &self.kept {
-            Some(kept) => (kept.body, &kept.places[..]),
-            None => (self.body, &[][..]),
-        };
+        let Kept { body, places } = kept;
         let own = pullback.results.len() - places.len();
         // Without a barrier the compiler finds that all of this has been computed before and keeps
         // it. One in front of what goes in is enough: everything of weight depends on that.
@@ -120,7 +126,7 @@ impl Checkpoint {
         let behind = graph.optimization_barrier(&behind);
         let (inputs, kept) = behind.split_at(inputs.len());
         let arguments: Vec<Tensor<'g>> = inputs.iter().chain(captured).copied().collect();
-        let recorded = graph.recorded(body);
+        let recorded = graph.recorded(*body);
         let forward = forward(graph, &recorded, &arguments, pullback.wanted, |node| {
             let of = places.iter().zip(kept).filter(|((from, _), _)| *from == node);
             let results: Vec<Tensor<'g>> = of.map(|(_, &tensor)| tensor).collect();
@@ -149,11 +155,11 @@ impl Operation for Checkpoint {
     }
 
     fn derivative(&self) -> Derivative<'_> {
-        match (self.remat, &self.kept) {
-            (Remat::Dots, None) => Derivative::extended(|graph, operands, active| {
+        match &self.kept {
+            None => Derivative::extended(|graph, operands, active| {
                 self.keeping(graph, operands, active)
             }),
-            _ => Derivative::rule(|pullback| self.pull(pullback)),
+            Some(kept) => Derivative::rule(|pullback| self.pull(kept, pullback)),
         }
     }
 

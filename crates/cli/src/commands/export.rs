@@ -1,0 +1,92 @@
+//! `fungible export`: from a checkpoint of a training run to a model that other programs load.
+
+use llm::FloatType;
+use llm::export::{ExportOptions, ExportProgress};
+use runtime::CacheFolder;
+use serde_json::json;
+use train::checkpoint::Latest;
+use train::export::find;
+use train::saved::SavedRun;
+
+use crate::arguments::ExportArguments;
+use crate::console::{self, BOLD, Progress, megabytes, short_number, styled};
+use crate::failure::{Failure, Outcome};
+use crate::model;
+
+pub fn run(arguments: &ExportArguments) -> Outcome {
+    let progress = Progress::new();
+    progress.spin("looking for the newest checkpoint that is intact");
+    let Latest { checkpoint, damaged } = find(&arguments.checkpoint, arguments.step)?;
+    progress.clear();
+    let (step, location) = (checkpoint.step(), checkpoint.location());
+    for worse in &damaged {
+        console::warning(&format!(
+            "the checkpoint of step {} is damaged ({}); exporting step {step}",
+            worse.step, worse.reason
+        ));
+    }
+    let run = SavedRun::of(checkpoint)?;
+    let float_type = match (arguments.dtype, arguments.adapter) {
+        (Some(dtype), _) => dtype.into(),
+        (None, true) => FloatType::F32,
+        (None, false) => run.float_type(),
+    };
+    let options =
+        ExportOptions { overwrite: arguments.overwrite, ..ExportOptions::new(float_type) };
+    let on_progress = &mut |ExportProgress { done_bytes, total_bytes }| {
+        progress.bytes("writing", done_bytes, total_bytes);
+    };
+    let exported = match arguments.adapter {
+        true => run.export_adapter(&arguments.folder, &options, on_progress)?,
+        false => {
+            let base = match (&arguments.base, run.base()) {
+                (Some(_), None) => {
+                    return Err(Failure::usage(format!(
+                        "--base is for adapters, and the run of {location} trained the whole model"
+                    )));
+                }
+                (None, None) => None,
+                (now, Some(then)) => Some(base(now.as_deref().unwrap_or(then), &progress)?),
+            };
+            run.export_model(&arguments.folder, base.as_ref(), &options, on_progress)?
+        }
+    };
+    progress.clear();
+    let folder = exported.folder.display();
+    if arguments.json {
+        console::line(json!({
+            "folder": exported.folder,
+            "files": exported.files,
+            "parameters": exported.parameters,
+            "bytes": exported.bytes,
+            "dtype": float_type.to_string(),
+            "adapter": arguments.adapter,
+            "checkpoint": location,
+            "step": step,
+        }));
+        return Ok(());
+    }
+    let what = if arguments.adapter { "adapter" } else { "model" };
+    console::styled_line(styled(BOLD, &format!("wrote the {what} of step {step} to {folder}")));
+    console::line(format_args!(
+        "  {} parameters in {float_type}, {}",
+        short_number(exported.parameters as f64),
+        megabytes(exported.bytes)
+    ));
+    if !arguments.adapter {
+        console::line(format_args!(
+            "  next  fungible generate \"Once upon a time\" --model {folder}"
+        ));
+    }
+    Ok(())
+}
+
+/// The model that adapters are merged into.
+fn base(name: &str, progress: &Progress) -> Result<llm::ModelFiles, Failure> {
+    let cache = CacheFolder::from_environment()?;
+    model::open(name, &cache, progress).map_err(|failure| {
+        Failure::usage(format!(
+            "the adapters were trained on `{name}`, which cannot be opened: {failure}; say where it is with --base, or export the adapter alone with --adapter"
+        ))
+    })
+}

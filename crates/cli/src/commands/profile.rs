@@ -1,0 +1,302 @@
+//! `fungible profile`: where a program's time goes on a chip that need not be here. Knows of programs
+//! only their text, so whoever traces one, to serve or to train, can have it shown.
+
+use std::path::{Path, PathBuf};
+
+use graph::{Mesh, Program};
+use llm::models::CacheShape;
+use llm::programs::{self, ProgramOptions};
+use runtime::profile::{self, Costed, Profile, Share, Temporary};
+use runtime::{
+    CacheFolder, CompileChoices, Compiler, Discovery, Fit, PluginLocation, Target, TargetReport,
+};
+use serde_json::{Value, json};
+
+use super::compile::mesh_for;
+use crate::arguments::{ProfileArguments, ProfileBy, ProfileProgram, ProfileShow};
+use crate::console::{self, BOLD, Progress, gibibytes, styled};
+use crate::failure::{Exit, Failure, Outcome};
+use crate::{model, open};
+
+/// Alternatives that `score` computes for each place, as `fungible score` asks for.
+const SCORE_TOP: usize = 5;
+/// Temporaries below this are of no interest.
+const TEMPORARY_BYTES_MIN: u64 = 1 << 20;
+
+pub fn run(arguments: &ProfileArguments) -> Outcome {
+    let target = open::target(&arguments.target)?;
+    profile::check(&target)?;
+    let Some(model) = &arguments.model else {
+        return match &arguments.hlo {
+            Some(file) => saved(file, &target, &arguments.show),
+            None => Err(Failure::usage("give a MODEL, or a compiled program with --hlo")),
+        };
+    };
+    let is_run = model.ends_with(".toml");
+    let program = match is_run {
+        true => super::train::target::step_program(Path::new(model), &target)?,
+        false => trace(model, arguments, &target)?,
+    };
+    let programs = [(program.name.clone(), program)];
+    profile_programs(&programs, &target, &arguments.show, arguments.dump.as_deref())
+}
+
+/// Compiles programs for a target and shows where their time goes. The optimized program is written
+/// to `dump`; of several, each to a file with its name in front.
+pub fn profile_programs(
+    programs: &[(String, Program)],
+    target: &Target,
+    show: &ProfileShow,
+    dump: Option<&Path>,
+) -> Outcome {
+    profile::check(target)?;
+    let progress = Progress::new();
+    let cache = CacheFolder::from_environment()?;
+    let location = Discovery::new(cache.clone()).find(target.plugin())?;
+    let compiler = Compiler::new(cache)?;
+    let mut values = Vec::new();
+    for (name, program) in programs {
+        progress.spin(&format!("compiling {name} for {target}"));
+        let compiled = compile(&compiler, program, target, &location);
+        progress.clear();
+        let (report, code) = compiled?;
+        if let Some(file) = dump {
+            write(&dump_file(file, name, programs.len()), &code)?;
+        }
+        let profile = profile::profile(&code, target)?;
+        match show.json {
+            true => values.push(value(name, Some(&report), &profile, show.top)),
+            false => print(name, target, Some(&report), &profile, show),
+        }
+    }
+    finish(target, show, values)
+}
+
+/// A compiled program that was saved with `--dump`.
+fn saved(file: &Path, target: &Target, show: &ProfileShow) -> Outcome {
+    let code = std::fs::read(file).map_err(|error| {
+        Failure::new(Exit::Failure, format!("cannot read {}: {error}", file.display()))
+    })?;
+    let profile = profile::profile(&code, target)
+        .map_err(|error| Failure::new(Exit::Failure, format!("{}: {error}", file.display())))?;
+    let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
+    if show.json {
+        return finish(target, show, vec![value(&name, None, &profile, show.top)]);
+    }
+    print(&name, target, None, &profile, show);
+    Ok(())
+}
+
+fn finish(target: &Target, show: &ProfileShow, programs: Vec<Value>) -> Outcome {
+    if show.json {
+        console::line(json!({"target": target.to_string(), "programs": programs}));
+    }
+    Ok(())
+}
+
+fn trace(model: &str, arguments: &ProfileArguments, target: &Target) -> Result<Program, Failure> {
+    let cache = CacheFolder::from_environment()?;
+    let config = model::config(model, &cache, &Progress::new())?;
+    let mesh = mesh_for(arguments.mesh.as_deref(), &config, target)?;
+    let replicas = mesh.size("data").unwrap_or(1);
+    let mut options = ProgramOptions::for_plugin(target.plugin());
+    options.mesh = mesh;
+    options.dtype = arguments.dtype.into();
+    let capacity = arguments.context.min(config.max_position_embeddings);
+    let chunk = arguments.chunk.clamp(1, capacity);
+    let one_each = CacheShape { batch: replicas, capacity };
+    let traced = match arguments.program {
+        ProfileProgram::Decode => {
+            let batch = arguments.batch.next_multiple_of(replicas);
+            programs::decode(&config, &options, CacheShape { batch, capacity })?
+        }
+        ProfileProgram::Prefill => programs::prefill(&config, &options, one_each, chunk)?,
+        ProfileProgram::Score => programs::score(&config, &options, one_each, chunk, SCORE_TOP)?,
+    };
+    Ok(traced.program)
+}
+
+fn compile(
+    compiler: &Compiler,
+    program: &Program,
+    target: &Target,
+    location: &PluginLocation,
+) -> Result<(TargetReport, Vec<u8>), Failure> {
+    let choices = CompileChoices { optimized_program: true, ..CompileChoices::default() };
+    let mut report = compiler.compile_for(program, target, location, &choices)?;
+    match (report.optimized_program.take(), &report.fit) {
+        (Some(optimized), _) => Ok((report, optimized.code)),
+        (None, Fit::DoesNotFit { message, .. }) => {
+            let first = message.lines().next().unwrap_or_default();
+            let message = format!("`{}` does not fit {target}: {first}", program.name);
+            Err(Failure::new(Exit::DoesNotFit, message))
+        }
+        (None, Fit::Fits) => {
+            let message = format!(
+                "the compiler of {target} compiled `{}` but does not hand out what it made of it",
+                program.name
+            );
+            Err(Failure::new(Exit::Failure, message))
+        }
+    }
+}
+
+fn dump_file(file: &Path, name: &str, programs: usize) -> PathBuf {
+    match (programs, file.file_name()) {
+        (2.., Some(own)) => file.with_file_name(format!("{name}-{}", own.to_string_lossy())),
+        _ => file.to_path_buf(),
+    }
+}
+
+fn write(file: &Path, code: &[u8]) -> Outcome {
+    std::fs::write(file, code).map_err(|error| {
+        Failure::new(Exit::Failure, format!("cannot write {}: {error}", file.display()))
+    })
+}
+
+fn print(
+    name: &str,
+    target: &Target,
+    report: Option<&TargetReport>,
+    profile: &Profile,
+    show: &ProfileShow,
+) {
+    heading(name, target, report, profile);
+    match show.by {
+        ProfileBy::Instruction => instructions(profile, show.top),
+        ProfileBy::Path => shares("path", &profile.by_path, show.top),
+        ProfileBy::Opcode => shares("opcode", &profile.by_opcode, show.top),
+    }
+    temporaries(profile, show.top);
+    for line in &profile.unknown {
+        console::line(format_args!("note: {line}"));
+    }
+}
+
+fn heading(name: &str, target: &Target, report: Option<&TargetReport>, profile: &Profile) {
+    let mesh = report.map(|report| &report.mesh).filter(|mesh| mesh.devices() > 1);
+    let mesh = mesh.map_or_else(String::new, |mesh: &Mesh| format!(" over {mesh}"));
+    let title = format!("{name} on {target}{mesh}");
+    console::styled_line(format_args!(
+        "{}: {} a run, as estimated",
+        styled(BOLD, &title),
+        milliseconds(profile.total_seconds)
+    ));
+    let sources: Vec<String> = profile.by_source.iter().map(source).collect();
+    console::line(format_args!("  from {}", sources.join(", ")));
+    if profile.hidden_seconds > 0.0 {
+        let hidden = milliseconds(profile.hidden_seconds);
+        console::line(format_args!("  beside it, hidden behind other work: {hidden} of transfers"));
+    }
+    if let Some(memory) = report.and_then(|report| report.memory) {
+        console::line(format_args!(
+            "  memory: arguments {}, temporaries {}, peak {}",
+            gibibytes(memory.argument_bytes),
+            gibibytes(memory.temporary_bytes),
+            gibibytes(memory.needed_bytes()),
+        ));
+    }
+    console::line("");
+}
+
+fn source(share: &Share) -> String {
+    let meaning = match share.name.as_str() {
+        "compiler" => "the compiler's cycles",
+        "bytes" => "bytes at the memory's peak",
+        "links" => "bytes over the links",
+        "roofline" => "bytes and products at the chip's peaks",
+        other => other,
+    };
+    format!("{meaning} {} ({})", milliseconds(share.seconds), percent(share.share))
+}
+
+fn instructions(profile: &Profile, top: usize) {
+    let heading = ["      ms", " share", "times", "from", "instruction", "path", "line"];
+    let row = |costed: &Costed| {
+        vec![
+            format!("{:>8.3}", costed.seconds * 1e3),
+            format!("{:>6}", percent(costed.share)),
+            format!("{:>5}", costed.times),
+            costed.source.name().to_string(),
+            costed.name.clone(),
+            costed.path.clone(),
+            costed.line.clone(),
+        ]
+    };
+    let rows = profile.instructions.iter().take(top).map(row);
+    table(&heading, rows);
+}
+
+fn shares(name: &str, shares: &[Share], top: usize) {
+    let row = |share: &Share| {
+        vec![
+            format!("{:>8.3}", share.seconds * 1e3),
+            format!("{:>6}", percent(share.share)),
+            share.name.clone(),
+        ]
+    };
+    table(&["      ms", " share", name], shares.iter().take(top).map(row));
+}
+
+fn temporaries(profile: &Profile, top: usize) {
+    let large = |temporary: &&Temporary| temporary.padded_bytes >= TEMPORARY_BYTES_MIN;
+    let temporaries: Vec<_> = profile.largest_temporaries.iter().filter(large).take(top).collect();
+    console::line("");
+    if temporaries.is_empty() {
+        return console::line("no temporary is larger than 1 MiB");
+    }
+    let heading = ["largest temporaries", "with padding", "shape", "instruction", "path", "line"];
+    let rows = temporaries.into_iter().map(|temporary| {
+        vec![
+            format!("{:>19}", mebibytes(temporary.bytes)),
+            format!("{:>12}", mebibytes(temporary.padded_bytes)),
+            temporary.shape.clone(),
+            temporary.name.clone(),
+            temporary.path.clone(),
+            temporary.source.clone(),
+        ]
+    });
+    table(&heading, rows);
+}
+
+fn table(heading: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+    let heading = heading.iter().map(ToString::to_string).collect();
+    let rows: Vec<Vec<String>> = std::iter::once(heading).chain(rows).collect();
+    console::table(&rows);
+}
+
+fn milliseconds(seconds: f64) -> String {
+    format!("{:.3} ms", seconds * 1e3)
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1}%", share * 100.0)
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / (1u64 << 20) as f64)
+}
+
+fn value(name: &str, report: Option<&TargetReport>, profile: &Profile, top: usize) -> Value {
+    let memory = report.and_then(|report| report.memory).map(|memory| {
+        json!({
+            "argument_bytes": memory.argument_bytes,
+            "temporary_bytes": memory.temporary_bytes,
+            "needed_bytes": memory.needed_bytes(),
+        })
+    });
+    json!({
+        "program": name,
+        "mesh": report.map(|report| report.mesh.to_string()),
+        "memory": memory,
+        "total_seconds": profile.total_seconds,
+        "hidden_seconds": profile.hidden_seconds,
+        "by_source": profile.by_source,
+        "by_opcode": profile.by_opcode,
+        "by_path": profile.by_path,
+        "instructions": profile.instructions.get(..top).unwrap_or(&profile.instructions),
+        "largest_temporaries":
+            profile.largest_temporaries.get(..top).unwrap_or(&profile.largest_temporaries),
+        "unknown": profile.unknown,
+    })
+}

@@ -1,0 +1,305 @@
+//! `fungible train`: from a config file to a run, and what people see of it.
+
+pub mod show;
+pub mod target;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use llm::ModelFiles;
+use runtime::distributed::{GroupOptions, Launch, LaunchFlags, ProcessGroup, Variables};
+use runtime::{PluginKind, Runtime, RuntimeOptions};
+use serde_json::json;
+use train::checkpoint::{Checkpoints, Latest};
+use train::config::Config;
+use train::setup::{Model, SavedModel, step_options};
+use train::trainer::{Outcome as End, Records, RunEnd, Setup, Trainer, saved_config};
+
+use crate::arguments::TrainArguments;
+use crate::console::{self, BOLD, Progress, styled};
+use crate::failure::{Exit, Failure, Outcome};
+use crate::model;
+use crate::open::Place;
+
+/// How long processes wait for each other to say what they are about to do.
+const AGREEMENT: Duration = Duration::from_secs(300);
+
+pub fn run(arguments: &TrainArguments) -> Outcome {
+    if arguments.keys {
+        console::line(Config::reference().trim_end());
+        return Ok(());
+    }
+    let Some(path) = &arguments.config else {
+        return Err(Failure::usage("give a config file, such as examples/shakespeare.toml"));
+    };
+    let config = Config::load(path, &arguments.set)
+        .map_err(|error| Failure::usage(Failure::from(error).to_string()))?;
+    if arguments.compile_only {
+        return target::compile_only(&config, &arguments.target, arguments.json);
+    }
+    let progress = Arc::new(Progress::new());
+    let place = Place::find(arguments.device, arguments.plugin.as_deref(), &progress)?;
+    let mesh = config.mesh.to_mesh();
+    place.restart_if_needed(mesh.devices())?;
+    let (launch, group) = join(arguments, &config, &place)?;
+    let result = train(arguments, path, config, &place, launch.as_ref(), &group, &progress);
+    progress.clear();
+    match &result {
+        // The others end too, each with its own outcome.
+        Ok(_) => drop(group.leave()),
+        Err(failure) => group.fail(&failure.to_string()),
+    }
+    result
+}
+
+/// Which process of how many this is, and the others.
+fn join(
+    arguments: &TrainArguments,
+    config: &Config,
+    place: &Place,
+) -> Result<(Option<Launch>, Arc<ProcessGroup>), Failure> {
+    let processes = &arguments.processes;
+    let flags = LaunchFlags {
+        index: processes.process_id,
+        count: processes.process_count,
+        coordinator: processes.coordinator.clone(),
+        ..LaunchFlags::default()
+    };
+    let variables: Variables = std::env::vars().collect();
+    let mut launch = match place.kind {
+        PluginKind::Tpu => Launch::find_for_tpu(&flags, &variables, Duration::from_secs(5))?,
+        PluginKind::Cpu | PluginKind::Cuda => Launch::find(&flags, &variables)?,
+    };
+    if let Some(launch) = &mut launch {
+        if place.kind == PluginKind::Cpu {
+            return Err(Failure::usage(format!(
+                "{launch}: XLA's CPU plugin does not compute over several processes; train on one machine's processor, or on GPUs or TPUs"
+            )));
+        }
+        // Told apart from another job on the same port by what it writes to.
+        if launch.job.is_empty() {
+            launch.job.clone_from(&config.output.folder);
+        }
+        console::remark(format_args!("{launch}"));
+    }
+    let group = ProcessGroup::join_or_alone(launch.as_ref(), &GroupOptions::default())?;
+    group.on_failure(|error| {
+        // The main thread may be waiting for a device that waits for a process that is gone.
+        console::error(&Failure::from(error.clone()).to_string());
+        std::process::exit(Exit::Failure as i32);
+    });
+    let own = config.to_toml();
+    let all = group.all_gather("train/config", own.as_bytes(), AGREEMENT)?;
+    if let Some(other) = all.iter().position(|other| other.as_slice() != own.as_bytes()) {
+        return Err(Failure::usage(format!(
+            "process {other} has another config than process {}; start all with the same file and flags",
+            group.index()
+        )));
+    }
+    Ok((launch, Arc::new(group)))
+}
+
+fn train(
+    arguments: &TrainArguments,
+    path: &Path,
+    config: Config,
+    place: &Place,
+    launch: Option<&Launch>,
+    group: &Arc<ProcessGroup>,
+    progress: &Progress,
+) -> Outcome {
+    let checkpoints = Checkpoints::open(&config.checkpoint.folder)?;
+    let latest = find_start(arguments, &config, &checkpoints, group)?;
+    let saved = match &latest {
+        Some(latest) => {
+            let before = saved_config(&latest.checkpoint)?;
+            for difference in config.resumes(&before)? {
+                let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "nothing".into());
+                progress.note(&format!(
+                    "changed since the checkpoint: {} = {} (was {})",
+                    difference.key,
+                    text(&difference.now),
+                    text(&difference.before)
+                ));
+            }
+            SavedModel::of(&latest.checkpoint)
+        }
+        None => None,
+    };
+    let files = |name: &Option<String>| -> Result<Option<ModelFiles>, Failure> {
+        name.as_ref().map(|name| model::open(name, &place.cache, progress)).transpose()
+    };
+    let (base, tokenizer) = (files(&config.model.from)?, files(&config.model.tokenizer)?);
+    let mut on_data = |step: train::data::Progress<'_>| show::data(progress, &step);
+    let opened = Model::open(
+        &config,
+        base.as_ref(),
+        tokenizer.as_ref(),
+        saved,
+        &place.cache,
+        &mut on_data,
+    )?;
+    // Before the data is read: a mesh that does not fit is found at once.
+    let options = step_options(&config, &opened.config, place.kind, config.mesh.to_mesh())?;
+    let data = opened.data(&config, &place.cache, &mut on_data)?;
+    progress.clear();
+    for source in data.training.sources() {
+        show::source(progress, &source);
+    }
+    let mut runtime_options =
+        RuntimeOptions::new(place.kind).with_cpu_devices(options.mesh.devices());
+    if let Some(launch) = launch {
+        runtime_options = runtime_options.with_processes(launch, group);
+    }
+    let runtime = Runtime::open(&place.discovery, &runtime_options)?;
+    let folder = PathBuf::from(&config.output.folder);
+    let title = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    if group.is_first() {
+        prepare_folder(&folder, &config)?;
+    }
+    let log_every = config.training.log_every;
+    let setup =
+        Setup { config, model: opened, data, options, runtime, group: group.clone() };
+    let mut screen = show::Screen::new(progress, log_every, group.is_first());
+    let mut on_event = |event: train::trainer::Event<'_>| screen.event(&event);
+    let mut trainer = Trainer::new(&setup, checkpoints, latest.as_ref(), &mut on_event)?;
+    let first = trainer.step();
+    if first >= setup.config.training.steps {
+        progress.note(&format!(
+            "all {} steps are made already; raise training.steps to go on",
+            setup.config.training.steps
+        ));
+    }
+    let mut records = match group.is_first() {
+        true => Some(Records::open(&setup, &folder, &title, first)?),
+        false => None,
+    };
+    let stop = stop_on_signal()?;
+    let end = trainer.run(&stop, records.as_mut())?;
+    drop(trainer);
+    progress.clear();
+    let Some(records) = records else { return stopped(&end) };
+    let RunEnd { report, summary } = records.finish()?;
+    if arguments.json {
+        let last = screen.last_record();
+        console::line(json!({
+            "outcome": match &end { End::Finished => "finished", End::Stopped { .. } => "stopped" },
+            "last": last,
+            "checkpoints": setup.config.checkpoint.folder,
+            "report": report,
+            "cost": summary,
+        }));
+        return stopped(&end);
+    }
+    let folder_text = folder.display();
+    let headline = match &end {
+        End::Finished => format!("trained {} steps", setup.config.training.steps),
+        End::Stopped { step } => format!("stopped after step {step}, saved"),
+    };
+    console::styled_line(styled(BOLD, &headline));
+    if let Some(text) = screen.result() {
+        console::line(format_args!("  {text}"));
+    }
+    console::line(format_args!("  report       {}", report.display()));
+    console::line(format_args!("  checkpoints  {}", setup.config.checkpoint.folder));
+    match &end {
+        End::Finished => console::line(format_args!(
+            "  next         fungible export {folder_text} {folder_text}/model"
+        )),
+        End::Stopped { .. } => {
+            console::line(format_args!("  go on with   {}", same_command_resuming()));
+        }
+    }
+    console::line(summary);
+    stopped(&end)
+}
+
+/// This command, with all its flags, as it goes on.
+fn same_command_resuming() -> String {
+    let is_kept = |word: &String| word != "--resume" && word != "--overwrite";
+    let words = std::env::args().skip(1).filter(is_kept).map(|word| {
+        match word.chars().all(|c| c.is_ascii_alphanumeric() || "-_=./:,@".contains(c)) {
+            true => word,
+            false => format!("'{}'", word.replace('\'', "'\\''")),
+        }
+    });
+    format!("fungible {} --resume", words.collect::<Vec<_>>().join(" "))
+}
+
+/// The code of a run that was asked to stop.
+fn stopped(end: &End) -> Outcome {
+    match end {
+        End::Finished => Ok(()),
+        End::Stopped { .. } => Err(Failure::silent(Exit::Stopped)),
+    }
+}
+
+/// The checkpoint to go on from, if there is to be one; checkpoints of another run are not written
+/// over unasked.
+fn find_start(
+    arguments: &TrainArguments,
+    config: &Config,
+    checkpoints: &Checkpoints,
+    group: &ProcessGroup,
+) -> Result<Option<Latest>, Failure> {
+    if arguments.resume {
+        let latest = checkpoints.agree_on_latest(group)?;
+        match &latest {
+            None => console::remark(format_args!(
+                "there is no checkpoint in {} yet: starting from the beginning",
+                checkpoints.location()
+            )),
+            Some(latest) => {
+                for damaged in &latest.damaged {
+                    console::warning(&format!(
+                        "the checkpoint of step {} is damaged ({}); going on from step {}",
+                        damaged.step,
+                        damaged.reason,
+                        latest.checkpoint.step()
+                    ));
+                }
+            }
+        }
+        return Ok(latest);
+    }
+    let steps = checkpoints.list()?;
+    match (steps.last(), arguments.overwrite) {
+        (Some(last), false) => Err(Failure::usage(format!(
+            "{} has checkpoints up to step {last}: go on from there with --resume, start anew with --overwrite, or choose another output.folder",
+            config.checkpoint.folder
+        ))),
+        (Some(_), true) if group.is_first() => {
+            let alone: Arc<dyn train::checkpoint::Exchange> = Arc::new(train::checkpoint::Alone);
+            let keep = train::checkpoint::Keep::ALL;
+            let mut saver = train::checkpoint::Saver::new(checkpoints, alone, keep)?;
+            saver.remove_after(0)?;
+            Ok(None)
+        }
+        _ => Ok(None),
+    }
+}
+
+fn prepare_folder(folder: &Path, config: &Config) -> Outcome {
+    let failed = |what: &str, path: &Path, error: std::io::Error| {
+        Failure::new(Exit::Failure, format!("cannot {what} {}: {error}", path.display()))
+    };
+    std::fs::create_dir_all(folder).map_err(|error| failed("create", folder, error))?;
+    // As it was resolved, so that the run can be told from its folder alone.
+    let file = folder.join("config.toml");
+    std::fs::write(&file, config.to_toml()).map_err(|error| failed("write", &file, error))
+}
+
+/// Set by the first SIGTERM, SIGINT or SIGHUP; the second ends the process.
+fn stop_on_signal() -> Result<Arc<AtomicBool>, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let set = stop.clone();
+    ctrlc::set_handler(move || {
+        if set.swap(true, Ordering::Relaxed) {
+            std::process::exit(Exit::Interrupted as i32);
+        }
+        console::remark("stopping after this step, with everything saved (once more ends at once)");
+    })?;
+    Ok(stop)
+}
