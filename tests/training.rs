@@ -16,7 +16,7 @@ use std::fs;
 use std::time::Duration;
 
 use binary::run;
-use training::{EVERY, Left, Running, STEPS, TinyRun, assert_same};
+use training::{EVERY, Left, Running, STEPS, TinyRun, assert_same, words};
 
 /// Starts a run and kills it between its first checkpoint and its second.
 fn kill_after_first_checkpoint(tiny: &TinyRun, output: &str) -> Left {
@@ -212,8 +212,8 @@ fn a_run_is_not_written_over_unasked() {
 fn a_checkpoint_of_another_model_is_refused() {
     let test = "a_checkpoint_of_another_model_is_refused";
     let Some(tiny) = TinyRun::new(test) else { return };
-    let (left, _) = tiny.finish("out", &["--set", "training.steps=2"]);
-    let before = (left.arrays(2), left.records());
+    let (left, _) = tiny.finish("out", &["--set", "training.steps=5"]);
+    let before = (left.arrays(5), left.records());
     for (change, parts) in [
         ("model.hidden_size=64", ["model.hidden_size", "64", "32"]),
         ("model.num_hidden_layers=3", ["model.num_hidden_layers", "3", "2"]),
@@ -221,7 +221,7 @@ fn a_checkpoint_of_another_model_is_refused() {
     ] {
         let said = run(&mut tiny.train("out", &["--resume", "--set", change]));
         said.fails_with(&parts);
-        assert!(before == (left.arrays(2), left.records()), "{change}: something changed");
+        assert!(before == (left.arrays(5), left.records()), "{change}: something changed");
     }
 
     // The same keys, and behind them a model of another shape.
@@ -241,12 +241,12 @@ fn a_checkpoint_of_another_model_is_refused() {
         model + &text[data..]
     });
     model(32);
-    let settings = ["--set", "training.steps=2"];
+    let settings = ["--set", "training.steps=5"];
     let (left, _) = tiny.finish("described", &settings);
     model(64);
     let said = run(&mut tiny.train("described", &[&settings[..], &["--resume"]].concat()));
     said.fails_with(&["is a checkpoint of another model", "described", "32", "64"]);
-    assert_eq!(left.saved_steps(), [2]);
+    assert_eq!(left.saved_steps(), [5]);
 }
 
 /// Steps with a loss that is no number or far too high are left out, and too many of them end the run.
@@ -265,16 +265,23 @@ fn a_run_that_diverges_ends() {
     assert!(!flags[0] && left.saved_steps().is_empty());
     assert!(left.records().last().unwrap()["loss"].is_null());
 
-    // A limit that every loss is above once there is a mean of enough losses.
-    let left = tiny.left("spikes");
-    let spikes = ["--set", "guard.spike_factor=0.1", "--set", "guard.stop_after=3"];
-    let said = run(&mut tiny.train("spikes", &spikes));
-    said.fails_with(&["3 steps in a row were skipped up to step 23", "with a loss of "]);
-    let flags = skipped(&left);
-    assert_eq!(flags, [vec![false; 20], vec![true; 3]].concat());
+    // Text of another kind, all of a sudden.
+    let noise: String =
+        words(20_000).chars().rev().map(|letter| (b'~' - letter as u8 % 64) as char).collect();
+    fs::write(tiny.sandbox.path("noise.txt"), noise).unwrap();
+    let noise = format!("--set=data.sources=[{{path={:?}}}]", tiny.sandbox.path("noise.txt"));
+    let guard = ["--set=guard.spike_factor=1.25", "--set=guard.stop_after=3"];
+    let until = |steps| [&guard[..], &[steps]].concat();
+    let (left, _) = tiny.finish("spikes", &until("--set=training.steps=60"));
+    assert_eq!(skipped(&left), [false; 60]);
+    let resume = ["--resume", "--set=training.steps=70"];
+    let said = run(&mut tiny.train("spikes", &[&guard[..], &resume, &[&noise]].concat()));
+    said.fails_with(&["3 steps in a row were skipped up to step 63", "with a loss of "]);
+    assert_eq!(skipped(&left), [vec![false; 60], vec![true; 3]].concat());
     // What was saved before is gone on from.
-    assert_eq!(left.newest().unwrap().step(), EVERY as u64);
-    let (whole, _) = tiny.finish("whole", &[]);
-    let (resumed, _) = tiny.finish("spikes", &["--resume"]);
-    assert_same(&resumed, &whole, STEPS, "after spikes");
+    assert_eq!(left.newest().unwrap().step(), 60);
+    let (resumed, _) = tiny.finish("spikes", &[&guard[..], &resume].concat());
+    let (whole, _) = tiny.finish("whole", &until("--set=training.steps=70"));
+    assert_eq!(resumed.losses(), whole.losses());
+    assert!(resumed.arrays(70) == whole.arrays(70), "the ends differ");
 }

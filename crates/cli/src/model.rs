@@ -69,8 +69,7 @@ pub fn install(
     if let Some(installed) = installer.installed(package) {
         return Ok(installed.main_file);
     }
-    let installed =
-        installer.install(package, &mut |step| show_installation(progress, &step))?;
+    let installed = installer.install(package, &mut |step| show_installation(progress, &step))?;
     progress.clear();
     Ok(installed.main_file)
 }

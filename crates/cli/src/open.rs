@@ -9,7 +9,9 @@ use llm::programs::ProgramOptions;
 use llm::{FloatType, ModelFiles};
 use runtime::environment::Variable;
 use runtime::targets::TargetError;
-use runtime::{CacheFolder, CacheUse, CompileInfo, Discovery, PluginKind, Runtime, RuntimeOptions, Target};
+use runtime::{
+    CacheFolder, CacheUse, CompileInfo, Discovery, PluginKind, Runtime, RuntimeOptions, Target,
+};
 
 use crate::arguments::{Device, DeviceArguments, Dtype, PlaceArguments, SamplingArguments};
 use crate::console::Progress;

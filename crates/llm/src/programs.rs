@@ -54,16 +54,7 @@ impl ProgramOptions {
         let (mesh, mut kernels) = (Mesh::single(), Kernels::default());
         // Written out, its blocks of the vocabulary need no copies of the head.
         kernels.vocabulary.scanned = kind != PluginKind::Cpu;
-        ProgramOptions {
-            dtype,
-            held: None,
-            lora: None,
-            layers,
-            mesh,
-            rules,
-            kernels,
-            joins: false,
-        }
+        ProgramOptions { dtype, held: None, lora: None, layers, mesh, rules, kernels, joins: false }
     }
 }
 

@@ -78,7 +78,11 @@ pub fn find(location: &str, step: Option<u64>) -> Result<Latest, ExportError> {
     let (checkpoints, own) = Checkpoints::open_at(location)?;
     let step = match (own, step) {
         (Some(own), Some(asked)) if own != asked => {
-            return Err(ExportError::OtherStep { location: location.to_string(), step: own, asked });
+            return Err(ExportError::OtherStep {
+                location: location.to_string(),
+                step: own,
+                asked,
+            });
         }
         (own, asked) => own.or(asked),
     };

@@ -168,6 +168,7 @@ mod tests {
         assert!((square.sqrt() - 0.1).abs() < 0.002, "{}", square.sqrt());
         let norm = spec("model.norm.weight", &[8], None);
         let shape = Shape::new(DType::F32, &[("embed", 8)]);
-        assert_eq!(filled(&norm, &shape, &[0..8]), [1.0; 8]);
+        let whole: [Range<usize>; 1] = std::array::from_fn(|_| 0..8);
+        assert_eq!(filled(&norm, &shape, &whole), [1.0; 8]);
     }
 }

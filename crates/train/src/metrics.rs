@@ -11,6 +11,7 @@
 
 mod cost;
 mod flops;
+mod growing;
 mod log;
 pub mod report;
 mod tensorboard;
@@ -96,7 +97,7 @@ mod finite_or_null {
 /// Why what a run writes down cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum MetricsError {
-    #[error("the disk is full while writing {path}: free some space, then resume")]
+    #[error("the disk is full while writing {path}: free some space")]
     DiskFull {
         path: PathBuf,
         #[source]

@@ -20,6 +20,9 @@ pub struct Settings {
     pub momentum: f64,
     /// The type of Muon's Newton-Schulz products.
     pub products: DType,
+    /// Whether what is remembered is written before weights are computed from it. XLA's CPU compiler
+    /// otherwise reads the old values in both places, and copies them all to be able to.
+    pub states_first: bool,
 }
 
 impl Default for Settings {
@@ -33,6 +36,7 @@ impl Default for Settings {
             clip_norm: Some(1.0),
             momentum: 0.95,
             products: DType::F32,
+            states_first: false,
         }
     }
 }
@@ -104,28 +108,36 @@ pub fn clip_factor<'g>(settings: &Settings, norm: Tensor<'g>) -> Option<Tensor<'
     Some((limit / (norm + 1e-6)).minimum(one))
 }
 
-/// The next weight and the next states.
+/// The next weight and the next states of a `good` step; of another one, those that were given.
 pub fn update<'g>(
     settings: &Settings,
     rates: &Rates<'g>,
+    good: Tensor<'g>,
     spec: &ParameterSpec,
     weight: Tensor<'g>,
     gradient: Tensor<'g>,
     states: &[Tensor<'g>],
 ) -> (Tensor<'g>, Vec<Tensor<'g>>) {
-    let (step, learning_rate, next) = match rule(settings, spec) {
+    let rule = rule(settings, spec);
+    let next = match rule {
+        Rule::AdamW => adamw::next(settings, gradient, states),
+        Rule::Muon => muon::next(settings, gradient, states),
+    };
+    let kept = next.into_iter().zip(states);
+    let next: Vec<Tensor<'g>> =
+        kept.map(|(next, &old)| good.select(next, old).constrain(Role::OptimizerState)).collect();
+    let known = match settings.states_first {
+        true => weight.graph().optimization_barrier(&next),
+        false => next.clone(),
+    };
+    let (step, learning_rate) = match rule {
+        Rule::AdamW if settings.muon => {
+            (adamw::step(settings, rates.updates, gradient, &known), rates.adamw_learning_rate)
+        }
         Rule::AdamW => {
-            let rate = match settings.muon {
-                true => rates.adamw_learning_rate,
-                false => rates.learning_rate,
-            };
-            let (step, next) = adamw::step(settings, rates.updates, gradient, states);
-            (step, rate, next)
+            (adamw::step(settings, rates.updates, gradient, &known), rates.learning_rate)
         }
-        Rule::Muon => {
-            let (step, next) = muon::step(settings, spec, gradient, states);
-            (step, rates.learning_rate, next)
-        }
+        Rule::Muon => (muon::step(settings, spec, gradient, &known), rates.learning_rate),
     };
     // Decoupled: the decay does not pass through the optimizer's statistics (Loshchilov and Hutter,
     // "Decoupled weight decay regularization", 2019).
@@ -134,5 +146,5 @@ pub fn update<'g>(
         false => weight,
     };
     let next_weight = (kept - step * learning_rate).constrain(Role::Parameter);
-    (next_weight, next.into_iter().map(|state| state.constrain(Role::OptimizerState)).collect())
+    (good.select(next_weight, weight), next)
 }

@@ -28,7 +28,9 @@ pub enum SetupError {
     Tokenizer(#[from] llm::tokenizer::TokenizerError),
     #[error(transparent)]
     Template(#[from] llm::chat::ChatError),
-    #[error("{path} has no tokenizer, and text cannot be trained on without one; give one with model.tokenizer")]
+    #[error(
+        "{path} has no tokenizer, and text cannot be trained on without one; give one with model.tokenizer"
+    )]
     NoTokenizer { path: String },
     #[error(
         "the model has no tokenizer: name one with model.tokenizer, or have one trained on the data \
@@ -106,7 +108,8 @@ impl Model {
                 let sources = data_config(config).sources;
                 let learned = data::learn_tokenizer(&sources, size, cache, progress)?;
                 let found = learned.tokenizer()?;
-                let companions = Companions::of_tokenizer(&found, None, config.data.sequence_length)?;
+                let companions =
+                    Companions::of_tokenizer(&found, None, config.data.sequence_length)?;
                 (found, None, companions)
             }
         };
@@ -145,7 +148,9 @@ impl Model {
     }
 }
 
-pub(crate) fn text_side(files: &ModelFiles) -> Result<(Tokenizer, Option<ChatTemplate>), SetupError> {
+pub(crate) fn text_side(
+    files: &ModelFiles,
+) -> Result<(Tokenizer, Option<ChatTemplate>), SetupError> {
     let path = || files.path().display().to_string();
     let found = files.tokenizer()?.ok_or_else(|| SetupError::NoTokenizer { path: path() })?;
     Ok((found, files.chat_template()?))
@@ -160,7 +165,10 @@ fn of_companions(companions: &Companions) -> Result<Tokenizer, SetupError> {
     Ok(Tokenizer::from_json(json, &settings)?)
 }
 
-pub(crate) fn check_vocabulary(tokenizer: &Tokenizer, config: &ModelConfig) -> Result<(), SetupError> {
+pub(crate) fn check_vocabulary(
+    tokenizer: &Tokenizer,
+    config: &ModelConfig,
+) -> Result<(), SetupError> {
     let (tokens, vocabulary) = (tokenizer.vocab_size(), config.vocab_size);
     match tokens > vocabulary {
         true => Err(SetupError::OtherTokenizer { tokens, vocabulary }),
@@ -251,6 +259,7 @@ pub fn step_options(
             clip_norm: (optimizer.clip_norm > 0.0).then_some(optimizer.clip_norm),
             momentum: optimizer.momentum,
             products: dtype,
+            states_first: kind == PluginKind::Cpu,
         },
         lora,
         mesh,
@@ -283,4 +292,3 @@ pub(crate) mod companions {
         Some(companions)
     }
 }
-

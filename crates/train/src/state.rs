@@ -66,9 +66,7 @@ pub fn load(
                 restore::array(saved, &kept.name, mesh, &input.shape, &input.sharding)?
             }
             (Kept::State, _) => Array::zeros(mesh, &input.shape, &input.sharding)?,
-            (Kept::Weight { spec, .. }, _) => {
-                weight(spec, input, mesh, source, kept.changes())?
-            }
+            (Kept::Weight { spec, .. }, _) => weight(spec, input, mesh, source, kept.changes())?,
         };
         done += input.shape.bytes() as u64;
         on_tensor(done, total);

@@ -235,10 +235,10 @@ pub fn train_step(config: &ModelConfig, options: &StepOptions) -> Result<TrainPr
                     .unzip();
                 let settings = &options.optimizer;
                 let (next, next_states) =
-                    optimizer::update(settings, &rates, spec, *weight, gradient, &states);
-                results.push(keep(good, next, *weight, &weight_name(spec), Role::Parameter));
+                    optimizer::update(settings, &rates, good, spec, *weight, gradient, &states);
+                results.push(keep(next, *weight, &weight_name(spec), Role::Parameter));
                 for ((name, state), next) in names.into_iter().zip(states).zip(next_states) {
-                    of_states.push(keep(good, next, state, &name, Role::OptimizerState));
+                    of_states.push(keep(next, state, &name, Role::OptimizerState));
                     kept.push(KeptTensor { name, kept: Kept::State });
                 }
             });
@@ -247,21 +247,15 @@ pub fn train_step(config: &ModelConfig, options: &StepOptions) -> Result<TrainPr
     // The count of updates was declared before the states.
     let first_state = tracing.weights.len();
     kept.insert(first_state, KeptTensor { name: UPDATES.to_string(), kept: Kept::State });
-    results.push(keep(good, rates.updates, updates, UPDATES, Role::OptimizerState));
+    let made = good.select(rates.updates, updates);
+    results.push(keep(made, updates, UPDATES, Role::OptimizerState));
     results.extend(of_states);
     tracing.finish("train_step", results, kept)
 }
 
-/// What stays on the devices: the next value after a good step, else the old one, in whose memory it
-/// comes.
-fn keep<'g>(
-    good: Tensor<'g>,
-    next: Tensor<'g>,
-    old: Tensor<'g>,
-    name: &str,
-    role: Role,
-) -> NamedResult<'g> {
-    output(name, good.select(next, old)).role(role).donate(old)
+/// What stays on the devices; it comes in the memory of the old value.
+fn keep<'g>(next: Tensor<'g>, old: Tensor<'g>, name: &str, role: Role) -> NamedResult<'g> {
+    output(name, next).role(role).donate(old)
 }
 
 /// The mean cross entropy of a batch and the gradients of the objective: results `loss` and one per

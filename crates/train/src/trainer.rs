@@ -20,7 +20,7 @@ use crate::checkpoint::{Checkpoints, Keep, Latest, SaveArray, SaveTicket, Saved,
 use crate::config::Config;
 use crate::data::{Batch, Data, DataError};
 use crate::device::{Loaded, Metrics, Scalars, StepResult};
-use crate::metrics::{Sample, StepRecord};
+use crate::metrics::{MetricsError, Sample, StepRecord};
 use crate::samples::Sampler;
 use crate::setup::Model;
 use crate::step::{self, StepOptions};
@@ -42,17 +42,34 @@ const AGREEMENT: Duration = Duration::from_secs(60 * 60);
 #[derive(Debug)]
 pub enum Event<'a> {
     /// Weights are being brought to the devices, in bytes.
-    Weights { done: u64, total: u64 },
-    Compiling { program: &'a str },
-    Compiled { program: &'a str, info: &'a CompileInfo },
+    Weights {
+        done: u64,
+        total: u64,
+    },
+    Compiling {
+        program: &'a str,
+    },
+    Compiled {
+        program: &'a str,
+        info: &'a CompileInfo,
+    },
     /// The run goes on after this step, from a checkpoint there.
-    Resumed { step: usize, location: &'a str },
+    Resumed {
+        step: usize,
+        location: &'a str,
+    },
     /// Something that the user should know and that does not end the run.
     Warning(String),
-    Step { record: &'a StepRecord, steps: usize },
+    Step {
+        record: &'a StepRecord,
+        steps: usize,
+    },
     Sample(&'a Sample),
     /// A snapshot was taken, for which training stood still for so many seconds.
-    Saving { step: usize, stall_seconds: f64 },
+    Saving {
+        step: usize,
+        stall_seconds: f64,
+    },
     Saved(&'a Saved),
 }
 
@@ -137,7 +154,17 @@ impl<'a> Trainer<'a> {
         }
         let kept = kept.into_iter().map(Arc::new).collect();
         let tickets = Vec::new();
-        Ok(Trainer { setup, loaded, evaluation, kept, checkpoints, saver, tickets, position, on_event })
+        Ok(Trainer {
+            setup,
+            loaded,
+            evaluation,
+            kept,
+            checkpoints,
+            saver,
+            tickets,
+            position,
+            on_event,
+        })
     }
 
     /// The step after which the run goes on.
@@ -176,7 +203,7 @@ impl<'a> Trainer<'a> {
             {
                 self.record(now, due.evaluation, &mut clock, &mut records)?;
                 if due.samples {
-                    self.write_samples(step, &mut records)?;
+                    self.write_samples(step, &mut records);
                 }
                 if due.checkpoint {
                     self.save(step)?;
@@ -259,8 +286,10 @@ impl<'a> Trainer<'a> {
         if let Some((loss, _)) = validation {
             self.position.validation_loss = Some(loss);
         }
-        if let Some(records) = records.as_mut() {
-            records.step(&record)?;
+        if let Some(records) = records.as_mut()
+            && let Err(error) = records.step(&record)
+        {
+            self.tell_of_metrics(&error);
         }
         (self.on_event)(Event::Step { record: &record, steps: config.training.steps });
         if self.position.skipped_in_a_row >= config.guard.stop_after {
@@ -271,15 +300,11 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    fn write_samples(
-        &mut self,
-        step: usize,
-        records: &mut Option<&mut Records>,
-    ) -> Result<(), TrainError> {
+    fn write_samples(&mut self, step: usize, records: &mut Option<&mut Records>) {
         let Setup { config, model, options, runtime, group, .. } = self.setup;
         // Over several processes each would see a part of the tokens only.
         if config.samples.prompts.is_empty() || group.count() > 1 {
-            return Ok(());
+            return;
         }
         let sampler = Sampler {
             runtime,
@@ -295,12 +320,19 @@ impl<'a> Trainer<'a> {
             (self.on_event)(Event::Warning(format!("no sample after step {step}: {error}")));
         }
         for sample in &samples {
-            if let Some(records) = records.as_mut() {
-                records.sample(sample)?;
+            if let Some(records) = records.as_mut()
+                && let Err(error) = records.sample(sample)
+            {
+                self.tell_of_metrics(&error);
             }
             (self.on_event)(Event::Sample(sample));
         }
-        Ok(())
+    }
+
+    /// What cannot be written down now waits, and is no reason to lose a run.
+    fn tell_of_metrics(&mut self, error: &MetricsError) {
+        let text = format!("metrics wait until they can be written, and training goes on: {error}");
+        (self.on_event)(Event::Warning(text));
     }
 
     /// Takes a snapshot, which is written while training goes on.

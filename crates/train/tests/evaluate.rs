@@ -87,7 +87,9 @@ fn expected(files: &ModelFiles, runtime: &Runtime) -> Sums {
 
 #[test]
 fn the_loss_is_what_the_engine_says_of_each_document() {
-    let Some(runtime) = runtime("the_loss_is_what_the_engine_says_of_each_document") else { return };
+    let Some(runtime) = runtime("the_loss_is_what_the_engine_says_of_each_document") else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     let data = write(folder.path());
     let files = model("smollm2");
@@ -131,8 +133,7 @@ fn every_token_counts_once_wherever_rows_and_batches_end() {
                 batches.push((done, total));
             }
         };
-        let found =
-            evaluate(&files, &runtime, &data, &options(batch_size), &cache, heard).unwrap();
+        let found = evaluate(&files, &runtime, &data, &options(batch_size), &cache, heard).unwrap();
         // With an end, and without the first.
         assert_eq!(found.sums.tokens, tokens as f64);
         let rows = found.sources[0].rows;
@@ -154,7 +155,8 @@ fn what_does_not_fit_says_so() {
     };
     let said = refused("llama", &data, &options(1));
     assert!(said.contains("has no tokenizer"), "{said}");
-    let said = refused("smollm2", &DataConfig { sequence_length: 129, ..data.clone() }, &options(1));
+    let said =
+        refused("smollm2", &DataConfig { sequence_length: 129, ..data.clone() }, &options(1));
     assert!(said.contains("the model takes at most 128 positions"), "{said}");
     let mesh = Mesh::new(&[("data", 2)]);
     let said = refused("smollm2", &data, &EvaluateOptions { mesh, ..options(3) });

@@ -8,7 +8,7 @@ use train::evaluate::{EvaluateOptions, Evaluated, Progress as Step, evaluate};
 
 use super::train::show;
 use crate::arguments::{DataFormat, EvalArguments};
-use crate::console::{self, Progress, megabytes, short_number};
+use crate::console::{self, Progress, short_number};
 use crate::failure::{Failure, Outcome};
 use crate::model;
 use crate::open::{self, Place};
@@ -57,11 +57,8 @@ fn data(arguments: &EvalArguments, files: &ModelFiles) -> Result<DataConfig, Fai
         DataFormat::Parquet => Format::Parquet,
     });
     let column = &arguments.column;
-    let source = |path: &String| SourceConfig {
-        format,
-        column: column.clone(),
-        ..SourceConfig::at(path)
-    };
+    let source =
+        |path: &String| SourceConfig { format, column: column.clone(), ..SourceConfig::at(path) };
     Ok(DataConfig {
         sources: arguments.data.iter().map(source).collect(),
         sequence_length,
@@ -92,8 +89,8 @@ fn print(arguments: &EvalArguments, sequence_length: usize, evaluated: &Evaluate
             "model": arguments.model,
             "data": arguments.data,
             "sequence_length": sequence_length,
-            "tokens": sums.tokens,
-            "bytes": sums.bytes,
+            "tokens": sums.tokens as u64,
+            "bytes": sums.bytes as u64,
             "loss": sums.loss(),
             "perplexity": sums.perplexity(),
             "bits_per_byte": sums.bits_per_byte(),
@@ -103,10 +100,10 @@ fn print(arguments: &EvalArguments, sequence_length: usize, evaluated: &Evaluate
         return;
     }
     let heading =
-        ["tokens", "text", "loss (nats/token)", "perplexity", "bits per byte", "tokens/s"];
+        ["tokens", "bytes", "loss (nats/token)", "perplexity", "bits per byte", "tokens/s"];
     let row = [
         short_number(sums.tokens),
-        megabytes(sums.bytes as u64),
+        short_number(sums.bytes),
         format!("{:.4}", sums.loss()),
         format!("{:.3}", sums.perplexity()),
         format!("{:.4}", sums.bits_per_byte()),

@@ -116,7 +116,8 @@ fn train(
         Some(latest) => {
             let before = saved_config(&latest.checkpoint)?;
             for difference in config.resumes(&before)? {
-                let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "nothing".into());
+                let text =
+                    |value: &Option<String>| value.clone().unwrap_or_else(|| "nothing".into());
                 progress.note(&format!(
                     "changed since the checkpoint: {} = {} (was {})",
                     difference.key,
@@ -133,14 +134,8 @@ fn train(
     };
     let (base, tokenizer) = (files(&config.model.from)?, files(&config.model.tokenizer)?);
     let mut on_data = |step: train::data::Progress<'_>| show::data(progress, &step);
-    let opened = Model::open(
-        &config,
-        base.as_ref(),
-        tokenizer.as_ref(),
-        saved,
-        &place.cache,
-        &mut on_data,
-    )?;
+    let opened =
+        Model::open(&config, base.as_ref(), tokenizer.as_ref(), saved, &place.cache, &mut on_data)?;
     // Before the data is read: a mesh that does not fit is found at once.
     let options = step_options(&config, &opened.config, place.kind, config.mesh.to_mesh())?;
     let data = opened.data(&config, &place.cache, &mut on_data)?;
@@ -156,15 +151,15 @@ fn train(
     let runtime = Runtime::open(&place.discovery, &runtime_options)?;
     let folder = PathBuf::from(&config.output.folder);
     let title = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-    if group.is_first() {
-        prepare_folder(&folder, &config)?;
-    }
     let log_every = config.training.log_every;
-    let setup =
-        Setup { config, model: opened, data, options, runtime, group: group.clone() };
+    let setup = Setup { config, model: opened, data, options, runtime, group: group.clone() };
     let mut screen = show::Screen::new(progress, log_every, group.is_first());
     let mut on_event = |event: train::trainer::Event<'_>| screen.event(&event);
     let mut trainer = Trainer::new(&setup, checkpoints, latest.as_ref(), &mut on_event)?;
+    // Only now is it certain that no other run is at work there.
+    if group.is_first() {
+        prepare_folder(&folder, &setup.config)?;
+    }
     let first = trainer.step();
     if first >= setup.config.training.steps {
         progress.note(&format!(

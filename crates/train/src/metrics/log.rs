@@ -1,13 +1,14 @@
 //! Files of one JSON object per line, each of some step, that survive crashes and resumes.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader};
 use std::marker::PhantomData;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::growing::Growing;
 use super::{MetricsError, write_whole};
 
 /// What belongs to a step.
@@ -18,8 +19,7 @@ pub trait Stepped {
 /// A file of lines that grows.
 #[derive(Debug)]
 pub struct StepLog<T> {
-    path: PathBuf,
-    file: File,
+    file: Growing,
     kind: PhantomData<fn(T)>,
 }
 
@@ -58,18 +58,29 @@ impl<T: Stepped + Serialize + DeserializeOwned> StepLog<T> {
             write_whole(path, &text)?;
         }
         let file = File::options().create(true).append(true).open(path).map_err(wrong)?;
-        Ok((StepLog { path: path.to_path_buf(), file, kind: PhantomData }, kept))
+        let file = Growing::new(path.to_path_buf(), file);
+        Ok((StepLog { file, kind: PhantomData }, kept))
     }
 
-    /// Writes one line, in one piece.
+    /// Writes one line.
     ///
     /// # Errors
-    /// When the disk is full, or the file cannot be written.
+    /// When the disk is full, or the file cannot be written. The line waits then, and is written before
+    /// the next one.
     pub fn append(&mut self, entry: &T) -> Result<(), MetricsError> {
-        let wrong = |source| MetricsError::write(&self.path, source);
-        let mut line = serde_json::to_vec(entry).map_err(|error| wrong(error.into()))?;
+        let line = serde_json::to_vec(entry);
+        let mut line =
+            line.map_err(|source| MetricsError::write(&self.file.path, source.into()))?;
         line.push(b'\n');
-        self.file.write_all(&line).map_err(wrong)
+        self.file.append(&line)
+    }
+
+    /// Writes what waits.
+    ///
+    /// # Errors
+    /// As [`StepLog::append`].
+    pub fn finish(&mut self) -> Result<(), MetricsError> {
+        self.file.append(&[])
     }
 }
 

@@ -2,19 +2,19 @@
 //! that carries scalars and texts (tensorflow/core/util/event.proto, summary.proto, tensor.proto).
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prost::Message;
 
+use super::growing::Growing;
 use super::{MetricsError, Sample, StepRecord};
 
 /// An event file that grows.
 #[derive(Debug)]
 pub struct TensorBoard {
-    path: PathBuf,
-    file: BufWriter<File>,
+    file: Growing,
 }
 
 impl TensorBoard {
@@ -27,7 +27,7 @@ impl TensorBoard {
         fs::create_dir_all(folder).map_err(|source| MetricsError::write(folder, source))?;
         let now = seconds_since_1970();
         let (path, file) = new_file(folder, now as u64)?;
-        let mut board = TensorBoard { path, file: BufWriter::new(file) };
+        let mut board = TensorBoard { file: Growing::new(path, file) };
         let version = Event {
             wall_time: now,
             file_version: Some("brain.Event:2".to_string()),
@@ -42,14 +42,14 @@ impl TensorBoard {
                 ..Event::default()
             })?;
         }
-        board.flush()?;
         Ok(board)
     }
 
     /// Writes what the record holds, under `train/` and `validation/`.
     ///
     /// # Errors
-    /// When the disk is full, or the file cannot be written.
+    /// When the disk is full, or the file cannot be written. The event waits then, as it does in
+    /// [`TensorBoard::sample`].
     pub fn record(&mut self, record: &StepRecord) -> Result<(), MetricsError> {
         let always = [
             ("train/loss", record.loss),
@@ -65,8 +65,7 @@ impl TensorBoard {
         ];
         let sometimes = sometimes.into_iter().filter_map(|(tag, value)| Some((tag, value?)));
         let value = always.into_iter().chain(sometimes).map(|(tag, value)| scalar(tag, value));
-        self.summary(record.step, value.collect())?;
-        self.flush()
+        self.summary(record.step, value.collect())
     }
 
     /// Writes a text under `samples/` and its prompt.
@@ -77,8 +76,7 @@ impl TensorBoard {
         let tag = format!("samples/{}", sample.prompt);
         // TensorBoard shows Markdown: four spaces keep a text as it is.
         let text = format!("{}{}", sample.prompt, sample.text).replace('\n', "\n    ");
-        self.summary(sample.step, vec![text_value(&tag, &format!("    {text}"))])?;
-        self.flush()
+        self.summary(sample.step, vec![text_value(&tag, &format!("    {text}"))])
     }
 
     fn summary(&mut self, step: usize, value: Vec<SummaryValue>) -> Result<(), MetricsError> {
@@ -91,12 +89,7 @@ impl TensorBoard {
     }
 
     fn write(&mut self, event: &Event) -> Result<(), MetricsError> {
-        let bytes = framed(&event.encode_to_vec());
-        self.file.write_all(&bytes).map_err(|source| MetricsError::write(&self.path, source))
-    }
-
-    fn flush(&mut self) -> Result<(), MetricsError> {
-        self.file.flush().map_err(|source| MetricsError::write(&self.path, source))
+        self.file.append(&framed(&event.encode_to_vec()))
     }
 }
 

@@ -14,15 +14,23 @@ const ITERATIONS: usize = 5;
 /// The root mean square of an update of AdamW, about.
 const UPDATE_SIZE: f64 = 0.2;
 
-/// The step before the learning rate, and the next momentum.
+/// The next momentum.
+pub(super) fn next<'g>(
+    settings: &Settings,
+    gradient: Tensor<'g>,
+    states: &[Tensor<'g>],
+) -> Vec<Tensor<'g>> {
+    states.iter().map(|&momentum| momentum * settings.momentum + gradient).collect()
+}
+
+/// The step before the learning rate, from the next momentum.
 pub(super) fn step<'g>(
     settings: &Settings,
     spec: &ParameterSpec,
     gradient: Tensor<'g>,
     states: &[Tensor<'g>],
-) -> (Tensor<'g>, Vec<Tensor<'g>>) {
-    let &[momentum] = states else { return (gradient, states.to_vec()) };
-    let momentum = momentum * settings.momentum + gradient;
+) -> Tensor<'g> {
+    let &[momentum] = states else { return gradient };
     // Nesterov's: the gradient as it will be when the momentum has moved on.
     let ahead = gradient + momentum * settings.momentum;
     // Whole matrices, different layers on different devices: the products below need all of one.
@@ -30,8 +38,7 @@ pub(super) fn step<'g>(
     let matrix = Matrix::of(spec, gathered);
     let orthogonal = matrix.split(newton_schulz(matrix.tensor).convert(DType::F32));
     let size = matrix.tensor.size("rows").max(matrix.tensor.size("columns")) as f64;
-    let step = orthogonal.constrain(Role::OptimizerState) * (UPDATE_SIZE * size.sqrt());
-    (step, vec![momentum])
+    orthogonal.constrain(Role::OptimizerState) * (UPDATE_SIZE * size.sqrt())
 }
 
 /// A weight as `[layers?, rows, columns]`: in the checkpoint a matrix has two dimensions, here its

@@ -9,7 +9,7 @@ use runtime::chips::{self, Chip};
 use super::{Setup, TrainError, seconds_since};
 use crate::metrics::report::{self, RunFacts};
 use crate::metrics::{
-    RunSummary, Sample, StepLog, StepRecord, TensorBoard, Trained, flops_per_token,
+    MetricsError, RunSummary, Sample, StepLog, StepRecord, TensorBoard, Trained, flops_per_token,
     model_flops_utilization,
 };
 use crate::step::weights;
@@ -27,6 +27,8 @@ pub struct Records {
     started: Instant,
     /// Seconds of the parts of the run before this one.
     seconds_before: f64,
+    /// Whether what happened last could not be written.
+    failing: bool,
 }
 
 /// What is left when a run is over.
@@ -41,7 +43,12 @@ impl Records {
     ///
     /// # Errors
     /// Files that cannot be written.
-    pub fn open(setup: &Setup, folder: &Path, title: &str, step: usize) -> Result<Records, TrainError> {
+    pub fn open(
+        setup: &Setup,
+        folder: &Path,
+        title: &str,
+        step: usize,
+    ) -> Result<Records, TrainError> {
         let metrics_path = folder.join("metrics.jsonl");
         let before: Vec<StepRecord> = match metrics_path.exists() && step > 0 {
             true => crate::metrics::read(&metrics_path)?,
@@ -88,6 +95,7 @@ impl Records {
             devices,
             started: Instant::now(),
             seconds_before,
+            failing: false,
         })
     }
 
@@ -101,14 +109,27 @@ impl Records {
         model_flops_utilization(self.flops_per_token, tokens_per_second, chip, self.devices)
     }
 
-    pub(super) fn step(&mut self, record: &StepRecord) -> Result<(), TrainError> {
-        self.metrics.append(record)?;
-        Ok(self.tensorboard.record(record)?)
+    /// Writes a step down; what cannot be written now waits.
+    ///
+    /// # Errors
+    /// Files that cannot be written, if they could be before: nobody wants to hear it at every step.
+    pub(super) fn step(&mut self, record: &StepRecord) -> Result<(), MetricsError> {
+        let written = [self.metrics.append(record), self.tensorboard.record(record)];
+        self.tell_once(written)
     }
 
-    pub(super) fn sample(&mut self, sample: &Sample) -> Result<(), TrainError> {
-        self.samples.append(sample)?;
-        Ok(self.tensorboard.sample(sample)?)
+    /// As [`Records::step`].
+    pub(super) fn sample(&mut self, sample: &Sample) -> Result<(), MetricsError> {
+        let written = [self.samples.append(sample), self.tensorboard.sample(sample)];
+        self.tell_once(written)
+    }
+
+    fn tell_once(&mut self, written: [Result<(), MetricsError>; 2]) -> Result<(), MetricsError> {
+        let written = written.into_iter().collect::<Result<(), MetricsError>>();
+        match std::mem::replace(&mut self.failing, written.is_err()) {
+            true => Ok(()),
+            false => written,
+        }
     }
 
     /// Writes the report.
@@ -116,6 +137,8 @@ impl Records {
     /// # Errors
     /// Files that cannot be read or written.
     pub fn finish(mut self) -> Result<RunEnd, TrainError> {
+        self.metrics.finish()?;
+        self.samples.finish()?;
         let seconds = self.seconds_before + seconds_since(self.started);
         let summary = RunSummary::new(self.chip, self.devices, seconds);
         self.facts.cost = Some(summary.clone());
@@ -136,7 +159,10 @@ impl Counts {
         let count = |is: fn(&ParameterSpec) -> bool| {
             weights.iter().filter(|(spec, _)| is(spec)).map(|(_, shape)| shape.elements()).sum()
         };
-        Counts { model: count(|spec| !spec.is_adapter()), adapters: count(ParameterSpec::is_adapter) }
+        Counts {
+            model: count(|spec| !spec.is_adapter()),
+            adapters: count(ParameterSpec::is_adapter),
+        }
     }
 }
 

@@ -58,6 +58,7 @@ pub fn adamw() -> Settings {
         clip_norm: Some(1.0),
         momentum: 0.95,
         products: DType::F32,
+        states_first: true,
     }
 }
 

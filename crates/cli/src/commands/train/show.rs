@@ -21,7 +21,11 @@ pub fn data(progress: &Progress, step: &data::Progress<'_>) {
         Step::Installing(ref step) => crate::model::show_installation(progress, step),
         Step::Waiting => progress.spin("waiting for another process that prepares data"),
         Step::Learning { source, bytes_done, bytes_total } => {
-            progress.bytes(&format!("learning a vocabulary from {source}"), bytes_done, bytes_total);
+            progress.bytes(
+                &format!("learning a vocabulary from {source}"),
+                bytes_done,
+                bytes_total,
+            );
         }
         Step::Reading { source, bytes_done, bytes_total } => {
             progress.bytes(&format!("reading {source}"), bytes_done, bytes_total);
@@ -139,7 +143,8 @@ impl<'a> Screen<'a> {
             }
             Event::Saving { step, stall_seconds } => {
                 if stall_seconds >= 1.0 {
-                    let text = format!("training stood still {stall_seconds:.1} s to save step {step}");
+                    let text =
+                        format!("training stood still {stall_seconds:.1} s to save step {step}");
                     self.progress.note(&text);
                 }
             }

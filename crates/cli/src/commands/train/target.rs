@@ -3,9 +3,7 @@
 use graph::{Mesh, Program};
 use llm::ModelConfig;
 use runtime::profile::{self, Profile};
-use runtime::{
-    CacheFolder, CompileChoices, Compiler, Discovery, Fit, Target, TargetReport,
-};
+use runtime::{CacheFolder, CompileChoices, Compiler, Discovery, Fit, Target, TargetReport};
 use serde_json::json;
 use train::config::{Config, check_mesh};
 use train::metrics::{Trained, flops_per_token, model_flops_utilization};
@@ -167,8 +165,9 @@ fn print(target: &Target, report: &TargetReport, speed: Option<&Speed>) {
         (Fit::Fits, None) => console::styled_line(styled(GREEN, "  fits")),
     }
     if let Some(Speed { seconds, tokens_per_second, utilization }) = speed {
-        let share = utilization
-            .map_or_else(String::new, |share| format!(", {:.0} % of the chips' peak", share * 100.0));
+        let share = utilization.map_or_else(String::new, |share| {
+            format!(", {:.0} % of the chips' peak", share * 100.0)
+        });
         console::line(format_args!(
             "  estimated from the compiled program: {:.0} ms per step, {} tokens/s{share} (compiled, not run)",
             seconds * 1e3,

@@ -17,7 +17,7 @@ use crate::graph::{RegionId, Tensor};
 use crate::kernels::Blocks;
 use crate::literal::Literal;
 use crate::operation::{Cotangents, Derivative, Operation, Pullback};
-use crate::shape::Shape;
+use crate::shape::{Axis, Shape};
 use crate::{DType, ops};
 
 /// Operands: those of the attention, its result, its log-sum-exp, the result's cotangent. Results:
@@ -66,7 +66,9 @@ impl Operation for AttentionGradient {
     }
 
     fn evaluate(&self, evaluator: &Evaluator<'_>, operands: &[Literal]) -> Vec<Literal> {
-        evaluate_composite(evaluator.kernels(), operands, |x| lower(&self.0, Blocks::WHOLE, None, x))
+        evaluate_composite(evaluator.kernels(), operands, |x| {
+            lower(&self.0, Blocks::WHOLE, None, x)
+        })
     }
 
     fn derivative(&self) -> Derivative<'_> {
@@ -78,21 +80,28 @@ impl Operation for AttentionGradient {
     }
 }
 
-/// What all tiles share, by rows: `[batch?, kv_heads, group, seq]`, the cotangent as the query.
+/// What all tiles share, by rows: result and cotangent as the query, `[batch?, kv_heads, group, seq]`.
 #[derive(Clone, Copy)]
-struct Rows<'g> {
-    log_sum_exp: Tensor<'g>,
+pub(super) struct Rows<'g> {
+    pub result: Tensor<'g>,
+    pub log_sum_exp: Tensor<'g>,
+    pub cotangent: Tensor<'g>,
+}
+
+impl<'g> Rows<'g> {
     /// Σ G·Y over `head_dim`.
-    product: Tensor<'g>,
-    cotangent: Tensor<'g>,
+    fn product(&self) -> Tensor<'g> {
+        let wide = |tensor: Tensor<'g>| tensor.convert(DType::F32);
+        (wide(self.result) * wide(self.cotangent)).sum(&["head_dim"])
+    }
 }
 
 /// One tile's share of the cotangents, in f32: query `[…rows, head_dim]`, the others
 /// `[batch?, kv_heads, kv_seq, head_dim]`.
-struct Share<'g> {
-    query: Tensor<'g>,
-    key: Tensor<'g>,
-    value: Tensor<'g>,
+pub(super) struct Share<'g> {
+    pub query: Tensor<'g>,
+    pub key: Tensor<'g>,
+    pub value: Tensor<'g>,
 }
 
 fn lower<'g>(
@@ -107,49 +116,36 @@ fn lower<'g>(
         return Vec::new();
     };
     let Some(o) = attention.operands(own) else { return Vec::new() };
-    let wide = |tensor: Tensor<'g>| in_rows(tensor).convert(DType::F32);
-    let product = (wide(result) * wide(cotangent)).sum(&["head_dim"]);
-    let mut rows = own.to_vec();
-    rows.extend([log_sum_exp, product, cotangent]);
-    let rows_of = |operands: &[Tensor<'g>]| by_rows(attention, blocks, operands);
-    let shares = match heads {
-        Some(heads) => heads.walk(&rows, 3, rows_of),
-        None => rows_of(&rows),
+    let rows = Rows { result, log_sum_exp, cotangent };
+    let Share { query, key, value } = match heads {
+        Some(heads) => heads.gradient(attention, &o, &rows),
+        None => by_rows(attention, blocks, &o, &rows),
     };
-    let mut results: Vec<Tensor<'g>> =
-        shares.into_iter().zip([o.query, o.key, o.value]).map(|(own, of)| like(own, of)).collect();
+    let mut results = vec![like(query, o.query), like(key, o.key), like(value, o.value)];
     if let Some(sinks) = o.sinks {
         let weight = (sinks.convert(DType::F32) - log_sum_exp).exponential();
-        results.push(like(-(weight * product), sinks));
+        results.push(like(-(weight * rows.product()), sinks));
     }
     results
 }
 
-/// The cotangents of query, key and value, with the axes of [`Share`] and the types of those.
-/// Operands: those of the attention, then the tensors of [`Rows`].
 fn by_rows<'g>(
     attention: &AttentionOperation,
     blocks: Blocks,
-    operands: &[Tensor<'g>],
-) -> Vec<Tensor<'g>> {
-    let Some((&[log_sum_exp, product, cotangent], own)) =
-        operands.split_last_chunk::<3>().map(|(own, last)| (last, own))
-    else {
-        return Vec::new();
-    };
-    let Some(o) = attention.operands(own) else { return Vec::new() };
-    let o = Operands { query: in_rows(o.query), ..o };
-    let rows = Rows { log_sum_exp, product, cotangent: in_rows(cotangent) };
+    o: &Operands<Tensor<'g>>,
+    rows: &Rows<'g>,
+) -> Share<'g> {
+    let o = Operands { query: in_rows(o.query), ..*o };
+    let (result, cotangent) = (in_rows(rows.result), in_rows(rows.cotangent));
+    let rows = Rows { result, cotangent, ..*rows };
     let tile = Tile::whole(&o);
     let keys = o.key.size("kv_seq");
     let count = keys.div_ceil(blocks.keys.max(1));
-    let share = match causal_tiles(attention, &o, blocks.queries) {
+    match causal_tiles(attention, &o, blocks.queries) {
         Some(cuts) => by_tiles(attention, &tile, &rows, &cuts, keys),
         None if count == 1 => share(attention, &tile, &rows),
         None => by_blocks(attention, &o, &tile, &rows, keys.div_ceil(count), count),
-    };
-    let typed = |share: Tensor<'g>, of: Tensor<'g>| share.convert(of.dtype());
-    vec![typed(share.query, o.query), typed(share.key, o.key), typed(share.value, o.value)]
+    }
 }
 
 /// Summed over the axes that `model` lacks, in its order and type.
@@ -161,25 +157,39 @@ fn like<'g>(tensor: Tensor<'g>, model: Tensor<'g>) -> Tensor<'g> {
 }
 
 fn share<'g>(attention: &AttentionOperation, tile: &Tile<'g>, rows: &Rows<'g>) -> Share<'g> {
-    let Tile { query, key, value, .. } = *tile;
-    let scores = tile.scores(attention);
+    share_of(attention, [tile.query, tile.key, tile.value], tile.scores(attention), rows, &ROWS)
+}
+
+/// The axes of queries in [`share`].
+const ROWS: [Axis; 2] = ["group", "seq"];
+
+/// The share of queries, keys and values, given their scores and the axes that number the queries.
+pub(super) fn share_of<'g>(
+    attention: &AttentionOperation,
+    [query, key, value]: [Tensor<'g>; 3],
+    Scores { scores, seen }: Scores<'g>,
+    rows: &Rows<'g>,
+    queries: &[Axis],
+) -> Share<'g> {
     // A row that sees nothing has a log-sum-exp of zero, which makes its weights zeros too.
-    let weights = (scores.scores - rows.log_sum_exp).exponential();
+    let weights = (scores - rows.log_sum_exp).exponential();
     let cotangent = rows.cotangent;
-    let of_value = weights.convert(value.dtype()).dot_as(cotangent, &["group", "seq"], DType::F32);
     let of_weights = cotangent.dot_as(value, &["head_dim"], DType::F32);
-    let mut of_scores = weights * (of_weights - rows.product);
+    let mut of_scores = weights * (of_weights - rows.product());
     if let Some(cap) = attention.soft_cap {
-        let Scores { scores, seen } = scores;
         let zero = ops::constant(query.graph(), DType::F32, 0.0);
         let share = seen.select(scores, zero) * (1.0 / cap);
         of_scores = of_scores * (1.0 - share * share);
     }
-    let of_scores = of_scores.convert(query.dtype());
+    // Behind a barrier, or some compilers make them again for each product.
+    let typed = [weights.convert(value.dtype()), of_scores.convert(query.dtype())];
+    let [weights, of_scores] = query.graph().optimization_barrier(&typed)[..] else {
+        return Share { query, key, value };
+    };
     Share {
         query: of_scores.dot_as(key, &["kv_seq"], DType::F32) * attention.scale,
-        key: of_scores.dot_as(query, &["group", "seq"], DType::F32) * attention.scale,
-        value: of_value,
+        key: of_scores.dot_as(query, queries, DType::F32) * attention.scale,
+        value: weights.dot_as(cotangent, queries, DType::F32),
     }
 }
 
@@ -193,14 +203,15 @@ fn by_tiles<'g>(
 ) -> Share<'g> {
     let shares: Vec<Share<'g>> = cuts
         .iter()
-        .map(|&(queries, seen)| {
+        .map(|&cut| {
+            let (queries, seen) = cut;
             let part = |tensor: Tensor<'g>| tensor.slice("seq", queries.0, queries.1);
             let rows = Rows {
                 log_sum_exp: part(rows.log_sum_exp),
-                product: part(rows.product),
+                result: part(rows.result),
                 cotangent: part(rows.cotangent),
             };
-            let own = share(attention, &tile.cut(queries, seen), &rows);
+            let own = share(attention, &tile.cut(cut), &rows);
             let whole = |tensor: Tensor<'g>| tensor.pad("kv_seq", seen.0, keys - seen.1, 0.0);
             Share { query: own.query, key: whole(own.key), value: whole(own.value) }
         })

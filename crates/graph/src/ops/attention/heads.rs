@@ -1,69 +1,163 @@
-//! Attention one key/value head of one sequence at a time: a loop around what [`super::portable`] and
-//! [`super::gradient`] do, so small that a chip's fast memory can hold a tile of scores.
+//! Attention of whole sequences to themselves, one key/value head of one sequence after the other: a
+//! tile of scores is then so small that a chip's fast memory holds it. What a tile computes is that
+//! of [`super::portable`] and [`super::gradient`]; here is the way around it.
 
+use super::gradient::{Rows, Share, share_of};
+use super::tile::{Cut, LEAST, Scores, Sight, TILES_MAX, cut_of, masked, scores};
+use super::{AttentionOperation, Operands};
 use crate::emit::EmitOptions;
-use crate::graph::Tensor;
+use crate::graph::{Graph, Tensor};
 use crate::shape::{Axis, Shape};
 use crate::sharding::Role;
+use crate::{DType, ops};
 
-/// How batch and heads are cut into what each device holds and what it walks through. Device pieces
-/// stay axes of the tensors, so that no loop runs along an axis that is split over devices.
+/// Scores of a tile, at most: 32 MiB in f32, of which a backward pass has two.
+const SCORES_MAX: usize = 8 << 20;
+
+/// How batch and heads are cut into what each device holds and what it walks through. Pieces on
+/// devices stay axes of the tensors, so that no loop runs along an axis that is split over devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Heads {
-    /// Pieces and elements in each.
+    /// Pieces, and elements in each.
     batch: (usize, usize),
     kv_heads: (usize, usize),
+    group: usize,
+    /// Tiles, and queries in each.
+    seq: (usize, usize),
 }
 
-/// The order of axes in the loop.
-const ORDER: [Axis; 6] = ["batch", "kv_heads", "group", "seq", "kv_seq", "head_dim"];
+/// The order of axes in the loops; `rows` are the queries of a tile, group by group.
+const ORDER: [Axis; 6] = ["tile", "batch", "kv_heads", "rows", "kv_seq", "head_dim"];
 
 impl Heads {
-    /// The loop over queries of that shape; none where there is one turn only.
-    pub fn of(query: &Shape, options: &EmitOptions) -> Option<Heads> {
+    /// The way through queries of that shape, with so many queries in a tile at most. `None` if they do
+    /// not divide the sequence, or the group is split over devices.
+    pub fn of(query: &Shape, queries: usize, options: &EmitOptions) -> Option<Heads> {
         let sharding = options.rules.resolve(Role::Activation, query, &options.mesh);
         let pieces = sharding.pieces(&options.mesh);
-        let cut = |axis: Axis| match query.position(axis) {
-            Some(position) => (pieces[position], query.axes[position].1 / pieces[position]),
-            None => (1, 1),
+        let cut = |axis: Axis| {
+            let Some(position) = query.position(axis) else { return (1, 1) };
+            (pieces[position], query.axes[position].1 / pieces[position])
         };
-        let heads = Heads { batch: cut("batch"), kv_heads: cut("kv_heads") };
-        (heads.turns() > 1).then_some(heads)
+        let (batch, kv_heads) = (cut("batch"), cut("kv_heads"));
+        let (whole, group) = cut("group");
+        let length = query.size("seq")?;
+        let fitting = SCORES_MAX / (group * length).max(1);
+        let tile = queries.min(fitting.next_power_of_two()).min(length).max(1);
+        let tile = tile.max(length.div_ceil(TILES_MAX));
+        let fits = whole == 1 && length.is_multiple_of(tile);
+        fits.then_some(Heads { batch, kv_heads, group, seq: (length / tile, tile) })
     }
 
-    fn turns(self) -> usize {
-        self.batch.1 * self.kv_heads.1
+    fn cuts(self, attention: &AttentionOperation) -> Vec<Cut> {
+        let (tiles, tile) = self.seq;
+        (0..tiles).map(|index| cut_of(attention, index, tile, tiles * tile)).collect()
     }
 
-    /// Calls `body` for every turn with the operands' parts, in which `batch` and `kv_heads` are the
-    /// devices' pieces, and puts its `count` results together again.
-    pub fn walk<'g>(
+    /// The result `[batch?, kv_heads, group, seq, head_dim]`, and the log-sum-exp if it is asked for.
+    pub fn lower<'g>(
         self,
+        attention: &AttentionOperation,
         operands: &[Tensor<'g>],
+    ) -> Vec<Tensor<'g>> {
+        let Some(o) = attention.operands(operands) else { return Vec::new() };
+        let mut walked =
+            vec![self.rows(o.query), self.columns(o.key), self.columns(with_ones(o.value))];
+        walked.extend(o.sinks.map(|sinks| {
+            let seq = ("seq", self.seq.0 * self.seq.1);
+            let axes = [("kv_heads", sinks.size("kv_heads")), ("group", self.group), seq];
+            self.rows(sinks.convert(DType::F32).broadcast_to(&axes))
+        }));
+        let own = walked.len();
+        walked.extend(self.sight(&o));
+        let results = self.walk(&walked, 2, |parts| {
+            let (parts, sight) = parts.split_at(own);
+            let cuts = self.cuts(attention).into_iter().enumerate();
+            let done: Vec<[Tensor<'g>; 2]> = cuts
+                .map(|(tile, cut)| {
+                    let seen = self.seen(attention, sight, o.query.graph(), tile, cut);
+                    one_tile(attention, parts, seen, tile, cut)
+                })
+                .collect();
+            let join = |result: usize| {
+                let each: Vec<Tensor<'g>> =
+                    done.iter().map(|results| results[result].expand("tile")).collect();
+                each[0].concatenate(&each[1..], "tile")
+            };
+            vec![join(0), join(1)]
+        });
+        let count = 1 + usize::from(attention.log_sum_exp);
+        results.into_iter().take(count).map(|stack| self.whole(stack, o.query)).collect()
+    }
+
+    /// The cotangents of query, key and value, in their types.
+    pub fn gradient<'g>(
+        self,
+        attention: &AttentionOperation,
+        o: &Operands<Tensor<'g>>,
+        rows: &Rows<'g>,
+    ) -> Share<'g> {
+        let mut walked = vec![self.rows(o.query), self.columns(o.key), self.columns(o.value)];
+        walked.extend([rows.result, rows.log_sum_exp, rows.cotangent].map(|own| self.rows(own)));
+        let own = walked.len();
+        walked.extend(self.sight(o));
+        let keys = o.key.size("kv_seq");
+        let results = self.walk(&walked, 3, |parts| {
+            let (parts, sight) = parts.split_at(own);
+            let mut of_queries = Vec::new();
+            let mut sums: Option<[Tensor<'g>; 2]> = None;
+            for (tile, cut) in self.cuts(attention).into_iter().enumerate() {
+                let (_, (first, end)) = cut;
+                let column = |part: usize| parts[part].slice("kv_seq", first, end);
+                let own = [row(parts[0], tile), column(1), column(2)];
+                let seen = self.seen(attention, sight, o.query.graph(), tile, cut);
+                let scores = masked(scores(attention, own[0], own[1]), seen);
+                let [result, log_sum_exp, cotangent] = [3, 4, 5].map(|part| row(parts[part], tile));
+                let rows = Rows { result, log_sum_exp, cotangent };
+                let share = share_of(attention, own, Scores { scores, seen }, &rows, &["rows"]);
+                of_queries.push(share.query.convert(o.query.dtype()).expand("tile"));
+                let whole = |share: Tensor<'g>| share.pad("kv_seq", first, keys - end, 0.0);
+                let own = [whole(share.key), whole(share.value)];
+                sums = Some(match sums {
+                    Some([key, value]) => [key + own[0], value + own[1]],
+                    None => own,
+                });
+            }
+            let mut results = vec![of_queries[0].concatenate(&of_queries[1..], "tile")];
+            let typed = |sum: Tensor<'g>| sum.convert(o.key.dtype());
+            results.extend(sums.into_iter().flatten().map(typed));
+            results
+        });
+        let whole = |result: usize| self.whole(results[result], o.query);
+        Share { query: whole(0), key: whole(1), value: whole(2) }
+    }
+
+    /// Calls `body` for every key/value head of every sequence with the parts of `walked`; its `count`
+    /// results are stacked.
+    fn walk<'g>(
+        self,
+        walked: &[Tensor<'g>],
         count: usize,
         body: impl FnOnce(&[Tensor<'g>]) -> Vec<Tensor<'g>>,
     ) -> Vec<Tensor<'g>> {
-        let Some(first) = operands.first() else { return Vec::new() };
-        let batched = first.shape().has("batch");
-        let walked: Vec<Tensor<'g>> = operands.iter().map(|&tensor| self.cut(tensor)).collect();
-        let length = self.turns();
-        let (_, stacks) = first.graph().scan("turn", length, &[], &walked, count, |_, _, parts| {
+        let Some(first) = walked.first() else { return Vec::new() };
+        let length = self.batch.1 * self.kv_heads.1;
+        let step = |_, _: &[Tensor<'g>], parts: &[Tensor<'g>]| {
             let own: Vec<Tensor<'g>> =
                 parts.iter().map(|part| part.constrain(Role::Activation)).collect();
             (Vec::new(), body(&own))
-        });
-        stacks.into_iter().map(|stack| self.join(stack, batched)).collect()
+        };
+        first.graph().scan("turn", length, &[], walked, count, step).1
     }
 
-    /// The tensor with an axis `turn` in front, repeated where it lacks batch or heads.
-    fn cut(self, tensor: Tensor<'_>) -> Tensor<'_> {
+    /// With an axis `turn` in front, repeated where there is no batch or heads.
+    fn turns(self, tensor: Tensor<'_>) -> Tensor<'_> {
         let mut tensor = tensor;
-        for (axis, inner, (pieces, size)) in
-            [("batch", "batch_turn", self.batch), ("kv_heads", "head_turn", self.kv_heads)]
-        {
+        let axes = [("batch", "batch_turn", self.batch), ("kv_heads", "head_turn", self.kv_heads)];
+        for (axis, turn, (pieces, size)) in axes {
             tensor = match tensor.shape().has(axis) {
-                true => tensor.split(axis, &[(axis, pieces), (inner, size)]),
-                false => tensor.broadcast(inner, size),
+                true => tensor.split(axis, &[(axis, pieces), (turn, size)]),
+                false => tensor.broadcast(turn, size),
             };
         }
         let shape = tensor.shape();
@@ -72,17 +166,110 @@ impl Heads {
         tensor.transpose(&order).merge(&["batch_turn", "head_turn"], "turn")
     }
 
-    /// The inverse.
-    fn join(self, stack: Tensor<'_>, batched: bool) -> Tensor<'_> {
+    /// What each row of a tile sees.
+    fn sight<'g>(self, o: &Operands<Tensor<'g>>) -> Vec<Tensor<'g>> {
+        let Some((queries, keys)) = o.segments else { return Vec::new() };
+        let group = queries.broadcast("group", self.group);
+        vec![self.rows(group), self.columns(keys)]
+    }
+
+    /// Whether the rows of a tile see its keys.
+    fn seen<'g>(
+        self,
+        attention: &AttentionOperation,
+        sight: &[Tensor<'g>],
+        graph: &'g Graph,
+        tile: usize,
+        (queries, keys): Cut,
+    ) -> Tensor<'g> {
+        let count = |axis, (first, end): (usize, usize)| {
+            ops::iota(graph, DType::S32, axis, end - first) + first as f64
+        };
+        let position = count("seq", queries).broadcast("group", self.group);
+        let position = position.merge(&["group", "seq"], "rows");
+        let segments = match sight {
+            &[of_rows, of_keys] => {
+                Some((row(of_rows, tile), of_keys.slice("kv_seq", keys.0, keys.1)))
+            }
+            _ => None,
+        };
+        Sight::of(position, count("kv_seq", keys), segments).seen(attention)
+    }
+
+    /// What has a row for each query, cut into tiles.
+    fn rows(self, tensor: Tensor<'_>) -> Tensor<'_> {
+        let tiles = tensor.split("seq", &[("tile", self.seq.0), ("seq", self.seq.1)]);
+        self.turns(tiles.merge(&["group", "seq"], "rows"))
+    }
+
+    /// What has a row for each key.
+    fn columns(self, tensor: Tensor<'_>) -> Tensor<'_> {
+        self.turns(tensor)
+    }
+
+    /// The inverse: a stack of results with the axes of the whole tensor.
+    fn whole<'g>(self, stack: Tensor<'g>, query: Tensor<'g>) -> Tensor<'g> {
+        let mut whole = match stack.shape().has("rows") {
+            true => stack
+                .split("rows", &[("group", self.group), ("seq", self.seq.1)])
+                .merge(&["tile", "seq"], "seq"),
+            false => stack,
+        };
         let turns = [("batch_turn", self.batch.1), ("head_turn", self.kv_heads.1)];
-        let split = stack.split("turn", &turns);
-        let heads = split.merge(&["kv_heads", "head_turn"], "kv_heads");
-        let whole = match batched {
-            true => heads.merge(&["batch", "batch_turn"], "batch"),
-            false => heads.squeeze("batch_turn"),
+        whole = whole.split("turn", &turns).merge(&["kv_heads", "head_turn"], "kv_heads");
+        whole = match query.shape().has("batch") {
+            true => whole.merge(&["batch", "batch_turn"], "batch"),
+            false => whole.squeeze("batch_turn"),
         };
         let shape = whole.shape();
-        let order: Vec<Axis> = ORDER.into_iter().filter(|axis| shape.has(axis)).collect();
+        let order = ["batch", "kv_heads", "group", "seq", "kv_seq", "head_dim"];
+        let order: Vec<Axis> = order.into_iter().filter(|axis| shape.has(axis)).collect();
         whole.transpose(&order).constrain(Role::Activation)
     }
+}
+
+/// The values with a column of ones: their weighted sum is the sum of the weights, and costs nothing
+/// where matrix units are wider than a head.
+fn with_ones(value: Tensor<'_>) -> Tensor<'_> {
+    let mut axes = value.shape().axes;
+    if let Some(last) = axes.iter_mut().find(|(axis, _)| *axis == "head_dim") {
+        last.1 = 1;
+    }
+    let ones = ops::constant(value.graph(), value.dtype(), 1.0).broadcast_to(&axes);
+    value.concatenate(&[ones], "head_dim")
+}
+
+/// A tile of what has rows.
+fn row(rows: Tensor<'_>, tile: usize) -> Tensor<'_> {
+    rows.slice("tile", tile, tile + 1).squeeze("tile")
+}
+
+/// The result and the log-sum-exp of one tile's rows.
+fn one_tile<'g>(
+    attention: &AttentionOperation,
+    parts: &[Tensor<'g>],
+    seen: Tensor<'g>,
+    tile: usize,
+    (_, (first, end)): Cut,
+) -> [Tensor<'g>; 2] {
+    let column = |part: Tensor<'g>| part.slice("kv_seq", first, end);
+    let [query, key, value] = [row(parts[0], tile), column(parts[1]), column(parts[2])];
+    let sinks = parts.get(3).map(|&sinks| row(sinks, tile));
+    let graph = query.graph();
+    let number = |value| ops::constant(graph, DType::F32, value);
+    let scores = masked(scores(attention, query, key), seen);
+    let mut greatest = scores.max(&["kv_seq"]).maximum(number(LEAST));
+    greatest = sinks.map_or(greatest, |sinks| greatest.maximum(sinks));
+    let weights = (scores - greatest).exponential().convert(value.dtype());
+    let products = weights.dot_as(value, &["kv_seq"], DType::F32);
+    let columns = products.size("head_dim") - 1;
+    let mut total = products.slice("head_dim", columns, columns + 1).squeeze("head_dim");
+    if let Some(sinks) = sinks {
+        total = total + (sinks - greatest).exponential();
+    }
+    // A query that sees no key at all gets zeros.
+    let some = total.greater(number(0.0));
+    let divisor = some.select(total, number(1.0));
+    let result = products.slice("head_dim", 0, columns) / divisor;
+    [result.convert(query.dtype()), some.select(greatest + divisor.log(), number(0.0))]
 }

@@ -169,7 +169,7 @@ fn ways(
     let heads = || {
         let (query, key) = (&call.operands[0].shape, &call.operands[1].shape);
         let plain = tile::is_plain(attention, query, key);
-        plain.then(|| Heads::of(query, emitter.options())).flatten()
+        plain.then(|| Heads::of(query, kernel.blocks().queries, emitter.options())).flatten()
     };
     (kernel.blocks(), if kernel.by_head() { heads() } else { None })
 }

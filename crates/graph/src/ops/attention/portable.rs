@@ -27,10 +27,9 @@ pub(super) fn lower<'g>(
     operands: &[Tensor<'g>],
 ) -> Vec<Tensor<'g>> {
     let Some(&query) = operands.first() else { return Vec::new() };
-    let rows = |operands: &[Tensor<'g>]| by_rows(attention, blocks, operands);
     let mut results = match heads {
-        Some(heads) => heads.walk(operands, 1 + usize::from(attention.log_sum_exp), rows),
-        None => rows(operands),
+        Some(heads) => heads.lower(attention, operands),
+        None => by_rows(attention, blocks, operands),
     };
     if let Some(result) = results.first_mut() {
         *result = result.transpose(&query.shape().names());
@@ -55,7 +54,7 @@ fn by_rows<'g>(
     let count = keys.div_ceil(blocks.keys.max(1));
     let Running { greatest, total, values } = match causal_tiles(attention, &o, blocks.queries) {
         Some(cuts) => {
-            let parts = cuts.into_iter().map(|(queries, keys)| tile.cut(queries, keys));
+            let parts = cuts.into_iter().map(|cut| tile.cut(cut));
             join(parts.map(|tile| at_once(attention, &o, &tile)).collect())
         }
         None if count == 1 => at_once(attention, &o, &tile),
@@ -76,8 +75,7 @@ fn by_rows<'g>(
 
 /// A query, or what has its axes, with a row of `head_dim` for each score row.
 pub(super) fn in_rows(query: Tensor<'_>) -> Tensor<'_> {
-    let mut names: Vec<Axis> =
-        row_axes(&query.shape()).into_iter().map(|(axis, _)| axis).collect();
+    let mut names: Vec<Axis> = row_axes(&query.shape()).into_iter().map(|(axis, _)| axis).collect();
     names.push("head_dim");
     query.transpose(&names)
 }

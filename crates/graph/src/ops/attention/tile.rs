@@ -13,13 +13,19 @@ pub(super) const MASKED: f64 = -1e30;
 pub(super) const LEAST: f64 = -1e29;
 
 /// More tiles than this would be too much program text; a loop over keys takes their place.
-const TILES_MAX: usize = 32;
+pub(super) const TILES_MAX: usize = 32;
 
 #[derive(Clone, Copy)]
 pub(super) struct Tile<'g> {
     pub query: Tensor<'g>,
     pub key: Tensor<'g>,
     pub value: Tensor<'g>,
+    sight: Sight<'g>,
+}
+
+/// What it depends on which keys the queries see.
+#[derive(Clone, Copy)]
+pub(super) struct Sight<'g> {
     /// Positions of the queries, `[batch?, seq]`, and the keys' numbers, `[kv_seq]`.
     position: Tensor<'g>,
     place: Tensor<'g>,
@@ -40,32 +46,26 @@ pub(super) struct Scores<'g> {
 impl<'g> Tile<'g> {
     /// All queries and all keys.
     pub fn whole(o: &Operands<Tensor<'g>>) -> Tile<'g> {
-        let graph = o.query.graph();
-        let count = |axis, of: Tensor<'g>| ops::iota(graph, DType::S32, axis, of.size(axis));
-        Tile {
-            query: o.query,
-            key: o.key,
-            value: o.value,
+        let count =
+            |axis, of: Tensor<'g>| ops::iota(o.query.graph(), DType::S32, axis, of.size(axis));
+        let sight = Sight {
             position: o.positions.unwrap_or_else(|| count("seq", o.query)),
             place: count("kv_seq", o.key),
             segments: o.segments,
             lengths: o.lengths,
             padding_from: None,
-        }
+        };
+        Tile { query: o.query, key: o.key, value: o.value, sight }
     }
 
     /// Some of the queries and keys, by their places.
-    pub fn cut(&self, queries: (usize, usize), keys: (usize, usize)) -> Tile<'g> {
-        let rows = |tensor: Tensor<'g>| tensor.slice("seq", queries.0, queries.1);
+    pub fn cut(&self, (queries, keys): Cut) -> Tile<'g> {
         let columns = |tensor: Tensor<'g>| tensor.slice("kv_seq", keys.0, keys.1);
         Tile {
-            query: rows(self.query),
+            query: self.query.slice("seq", queries.0, queries.1),
             key: columns(self.key),
             value: columns(self.value),
-            position: rows(self.position),
-            place: columns(self.place),
-            segments: self.segments.map(|(of_rows, of_keys)| (rows(of_rows), columns(of_keys))),
-            ..*self
+            sight: self.sight.cut((queries, keys)),
         }
     }
 
@@ -79,22 +79,64 @@ impl<'g> Tile<'g> {
         key_segments: Option<Tensor<'g>>,
     ) -> Tile<'g> {
         let place = ops::iota(key.graph(), DType::S32, "kv_seq", key.size("kv_seq")) + first;
-        let segments = self.segments.map(|(of_rows, _)| of_rows).zip(key_segments);
+        let segments = self.sight.segments.map(|(of_rows, _)| of_rows).zip(key_segments);
         let padding_from = Some(self.key.size("kv_seq"));
-        Tile { key, value, place, segments, padding_from, ..*self }
+        let sight = Sight { place, segments, padding_from, ..self.sight };
+        Tile { key, value, sight, ..*self }
     }
 
     pub fn scores(&self, attention: &AttentionOperation) -> Scores<'g> {
-        let graph = self.query.graph();
         let mut axes = row_axes(&self.query.shape());
         axes.push(("kv_seq", self.key.size("kv_seq")));
-        let mut scores = self.query.dot_as(self.key, &["head_dim"], DType::F32) * attention.scale;
-        if let Some(cap) = attention.soft_cap {
-            scores = (scores * (1.0 / cap)).tanh() * cap;
+        let scores = scores(attention, self.query, self.key).broadcast_to(&axes);
+        let seen = self.sight.seen(attention);
+        Scores { scores: masked(scores, seen), seen }
+    }
+}
+
+/// What queries and keys have to do with each other, whether they see each other or not, in f32.
+pub(super) fn scores<'g>(
+    attention: &AttentionOperation,
+    query: Tensor<'g>,
+    key: Tensor<'g>,
+) -> Tensor<'g> {
+    let scores = query.dot_as(key, &["head_dim"], DType::F32) * attention.scale;
+    match attention.soft_cap {
+        Some(cap) => (scores * (1.0 / cap)).tanh() * cap,
+        None => scores,
+    }
+}
+
+/// The scores with [`MASKED`] where the query does not see the key.
+pub(super) fn masked<'g>(scores: Tensor<'g>, seen: Tensor<'g>) -> Tensor<'g> {
+    seen.select(scores, ops::constant(scores.graph(), DType::F32, MASKED))
+}
+
+impl<'g> Sight<'g> {
+    /// Queries at these positions, keys with these numbers.
+    pub fn of(
+        position: Tensor<'g>,
+        place: Tensor<'g>,
+        segments: Option<(Tensor<'g>, Tensor<'g>)>,
+    ) -> Sight<'g> {
+        Sight { position, place, segments, lengths: None, padding_from: None }
+    }
+
+    pub fn cut(&self, (queries, keys): Cut) -> Sight<'g> {
+        let rows = |tensor: Tensor<'g>| tensor.slice("seq", queries.0, queries.1);
+        let columns = |tensor: Tensor<'g>| tensor.slice("kv_seq", keys.0, keys.1);
+        Sight {
+            position: rows(self.position),
+            place: columns(self.place),
+            segments: self.segments.map(|(of_rows, of_keys)| (rows(of_rows), columns(of_keys))),
+            ..*self
         }
-        let scores = scores.broadcast_to(&axes);
-        let number = |value: usize| ops::constant(graph, DType::S32, value as f64);
+    }
+
+    /// Whether the queries see the keys; lacks the axes on which that does not depend.
+    pub fn seen(&self, attention: &AttentionOperation) -> Tensor<'g> {
         let (place, position) = (self.place, self.position);
+        let number = |value: usize| ops::constant(place.graph(), DType::S32, value as f64);
         let mut seen: Option<Tensor<'g>> = None;
         let mut only = |condition: Tensor<'g>| {
             seen = Some(seen.map_or(condition, |seen| seen.and(condition)));
@@ -114,9 +156,7 @@ impl<'g> Tile<'g> {
         if let Some((queries, keys)) = self.segments {
             only(queries.equal(keys));
         }
-        let seen = seen.unwrap_or_else(|| place.equal(place));
-        let scores = seen.select(scores, ops::constant(graph, DType::F32, MASKED));
-        Scores { scores, seen }
+        seen.unwrap_or_else(|| place.equal(place))
     }
 }
 
@@ -149,13 +189,20 @@ pub(super) fn causal_tiles(
     let count = queries.div_ceil(tile.max(1));
     // Pages have been gathered by now, but into more keys than there are queries.
     let plain = is_plain(attention, &o.query.shape(), &o.key.shape());
-    if !plain || count < 2 || count > TILES_MAX {
+    if !plain || !(2..=TILES_MAX).contains(&count) {
         return None;
     }
-    let cut = |index: usize| {
-        let (first, end) = (index * tile, ((index + 1) * tile).min(queries));
-        let back = attention.window.map_or(0, |window| (first + 1).saturating_sub(window));
-        ((first, end), (back, end))
-    };
-    Some((0..count).map(cut).collect())
+    Some((0..count).map(|index| cut_of(attention, index, tile, queries)).collect())
+}
+
+/// The queries of a tile, of so many in all, and the keys that they may see.
+pub(super) fn cut_of(
+    attention: &AttentionOperation,
+    index: usize,
+    tile: usize,
+    queries: usize,
+) -> Cut {
+    let (first, end) = (index * tile, ((index + 1) * tile).min(queries));
+    let back = attention.window.map_or(0, |window| (first + 1).saturating_sub(window));
+    ((first, end), (back, end))
 }

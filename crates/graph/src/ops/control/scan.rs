@@ -186,7 +186,7 @@ impl Operation for Scan {
         let body = emitter.block(&state, |emitter| {
             let count = &state[0];
             let step = &match self.reverse {
-                true => self.from_end(emitter, call, count),
+                true => self.step_from_end(emitter, call, count),
                 false => count.clone(),
             };
             let (carried, rest) = state[1..].split_at(self.carried);
@@ -263,7 +263,7 @@ impl Operation for Scan {
 
 impl Scan {
     /// The number of the step when walking from the end.
-    fn from_end(&self, emitter: &mut Emitter<'_>, call: &Call, count: &Ssa) -> Ssa {
+    fn step_from_end(&self, emitter: &mut Emitter<'_>, call: &Call, count: &Ssa) -> Ssa {
         let last = Literal::scalar(DType::S32, self.length as f64 - 1.0);
         let last = emitter.scalar(call, &last);
         let step = emitter.temporary(Shape::scalar(DType::S32));
