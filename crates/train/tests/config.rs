@@ -251,7 +251,7 @@ fn differences_are_listed_and_the_model_is_fixed() {
     let wider = parse(SHAKESPEARE, &["model.hidden_size=384"]).unwrap();
     let message = wider.resumes(&before).unwrap_err().to_string();
     assert!(message.contains("`model.hidden_size` = 192, and it is 384 now"), "{message}");
-    let full = parse(&FINE_TUNE.replace("[lora]\nbase = \"int8\"", ""), &[]).unwrap();
+    let full = parse(&FINE_TUNE.replace("[lora]\nbase = \"bf16\"", ""), &[]).unwrap();
     let message = full.resumes(&parse(FINE_TUNE, &[]).unwrap()).unwrap_err().to_string();
     assert!(message.contains("`lora.rank` = 8, and it is not set now"), "{message}");
     let moved = parse(FINE_TUNE, &["model.from=elsewhere/model.gguf"]).unwrap();
