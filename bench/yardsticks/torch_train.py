@@ -18,7 +18,11 @@ def main(config_path, threads, batch, sequence, steps, device="cpu", dtype="floa
     transformers.logging.set_verbosity_error()
     config = transformers.LlamaConfig(**json.load(open(config_path)))
     with torch.device(device):
-        model = transformers.LlamaForCausalLM._from_config(config)  # float32 masters; autocast computes in the type asked for
+        # Masters, gradients and optimizer state in float32, whatever type the config names; autocast computes in the type asked for.
+        model = transformers.LlamaForCausalLM._from_config(config, dtype=torch.float32)
+    kept = {str(parameter.dtype) for parameter in model.parameters()}
+    if kept != {"torch.float32"}:
+        sys.exit(f"the weights are {kept}, not float32")
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     run = torch.compile(model) if how == "compile" else model
     mixed = torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
