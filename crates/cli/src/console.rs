@@ -70,8 +70,11 @@ pub fn warning(message: &str) {
 }
 
 /// Decimal units, as disks and packages are sold.
-pub fn megabytes(bytes: u64) -> String {
-    format!("{:.1} MB", bytes as f64 / 1e6)
+pub fn decimal_size(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        _ => format!("{:.1} MB", bytes as f64 / 1e6),
+    }
 }
 
 /// Powers of 1024, as compilers and chips count memory.

@@ -145,7 +145,7 @@ fn models(cache: &CacheFolder) -> Vec<Finding> {
             }
             None => Finding::missing(
                 package.name.as_str(),
-                format!("not fetched yet ({})", console::megabytes(package.download_bytes())),
+                format!("not fetched yet ({})", console::decimal_size(package.download_bytes())),
                 "fetched by itself when first used",
             ),
         })
@@ -157,8 +157,8 @@ fn caches(cache: &CacheFolder) -> Result<Finding, Failure> {
     let state = format!(
         "{} programs, {} of at most {}, in {}",
         statistics.entries,
-        console::megabytes(statistics.bytes),
-        console::megabytes(statistics.limit_bytes),
+        console::decimal_size(statistics.bytes),
+        console::decimal_size(statistics.limit_bytes),
         cache.root().display()
     );
     Ok(Finding::good("compile cache", state))

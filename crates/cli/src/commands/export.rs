@@ -9,7 +9,7 @@ use train::export::find;
 use train::saved::SavedRun;
 
 use crate::arguments::ExportArguments;
-use crate::console::{self, BOLD, Progress, megabytes, short_number, styled};
+use crate::console::{self, BOLD, Progress, decimal_size, short_number, styled};
 use crate::failure::{Failure, Outcome};
 use crate::model;
 
@@ -71,7 +71,7 @@ pub fn run(arguments: &ExportArguments) -> Outcome {
     console::line(format_args!(
         "  {} parameters in {float_type}, {}",
         short_number(exported.parameters as f64),
-        megabytes(exported.bytes)
+        decimal_size(exported.bytes)
     ));
     if !arguments.adapter {
         console::line(format_args!(

@@ -48,7 +48,7 @@ fn list(json: bool) -> Outcome {
         let installed = installer.installed(package);
         let state = match &installed {
             Some(_) => "installed".to_string(),
-            None => format!("{} to fetch", console::megabytes(package.download_bytes())),
+            None => format!("{} to fetch", console::decimal_size(package.download_bytes())),
         };
         values.push(json!({
             "name": package.name,

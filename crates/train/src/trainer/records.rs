@@ -187,14 +187,23 @@ fn describe_data(setup: &Setup) -> String {
     let sources = setup.data.training.sources();
     let source = |source: &crate::data::SourceReport| {
         format!(
-            "{} ({} documents, {} tokens, {:.1} MB)",
+            "{} ({} documents, {} tokens, {})",
             source.path,
             source.documents,
             source.tokens,
-            source.text_bytes as f64 / 1e6
+            bytes(source.text_bytes)
         )
     };
     sources.iter().map(source).collect::<Vec<_>>().join(", ")
+}
+
+/// In decimal units, as disks are sold.
+fn bytes(count: u64) -> String {
+    match count {
+        0..1_000_000 => format!("{:.1} kB", count as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", count as f64 / 1e6),
+        _ => format!("{:.1} GB", count as f64 / 1e9),
+    }
 }
 
 /// Time between records.

@@ -7,7 +7,7 @@ use train::metrics::StepRecord;
 use train::trainer::Event;
 
 use crate::console::{
-    self, BOLD, DIM, Progress, duration, gibibytes, megabytes, short_number, styled,
+    self, BOLD, DIM, Progress, decimal_size, duration, gibibytes, short_number, styled,
 };
 use crate::open;
 
@@ -49,7 +49,7 @@ pub fn source(progress: &Progress, source: &SourceReport) {
     progress.note(&format!(
         "{path}: {documents} documents, {} tokens, {}",
         short_number(*tokens as f64),
-        megabytes(*text_bytes)
+        decimal_size(*text_bytes)
     ));
     if source.truncated > 0 {
         console::warning(&format!(
