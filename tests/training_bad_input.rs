@@ -151,8 +151,8 @@ fn adapters_that_cannot_be() {
     fine_tune(&tiny, "smollm2", "[lora]\nrank = 4\n");
     let targets = ["--set", "lora.targets=[\"q_proj\", \"v_prj\"]"];
     refuse(&tiny, &targets, 2, &["lora.targets has `v_prj`", "did you mean `v_proj`?"]);
-    let base = ["--set", "lora.base=int8"];
-    refuse(&tiny, &base, 2, &["lora.base", "int8", "bf16"]);
+    let base = ["--set", "lora.base=int4"];
+    refuse(&tiny, &base, 2, &["lora.base", "int4", "\"bf16\" or \"int8\""]);
 }
 
 #[test]

@@ -231,6 +231,7 @@ pub fn step_options(
             frozen = match lora.base {
                 BaseType::F32 => DType::F32,
                 BaseType::Bf16 => DType::Bf16,
+                BaseType::Int8 => DType::S8,
             };
             let (rank, alpha, dropout) = (lora.rank, lora.alpha, lora.dropout);
             Some(Lora { rank, alpha, targets: lora.targets.clone(), dropout })

@@ -202,6 +202,13 @@ fn adapters_come_out_alone_or_merged() {
     assert!(worst < 1e-3, "a log-probability is off by {worst:.2e}");
     println!("merged: worst deviation of a log-probability {worst:.2e}");
 
+    // A base that was held as int8 is not what is exported: the weights are those of the files.
+    save(&run, &config(&format!("{ADAPTERS}base = \"int8\"\n")), &files, &at("run8"), 20);
+    let held_as_int8 = SavedRun::of(find(at("run8").to_str().unwrap(), None).unwrap().checkpoint);
+    held_as_int8.unwrap().export_model(&at("8"), Some(&files), &in_f32(), &mut |_| {}).unwrap();
+    let weights = |folder: &str| fs::read(at(folder).join("model.safetensors")).unwrap();
+    assert!(weights("8") == weights("merged"));
+
     let refused = saved.export_model(&at("none"), None, &in_f32(), &mut |_| {}).unwrap_err();
     assert!(
         matches!(&refused, ExportError::NoBase { base, .. } if base == "the-base"),
