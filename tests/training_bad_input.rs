@@ -151,8 +151,8 @@ fn adapters_that_cannot_be() {
     fine_tune(&tiny, "smollm2", "[lora]\nrank = 4\n");
     let targets = ["--set", "lora.targets=[\"q_proj\", \"v_prj\"]"];
     refuse(&tiny, &targets, 2, &["lora.targets has `v_prj`", "did you mean `v_proj`?"]);
-    let base = ["--set", "lora.base=int8"];
-    refuse(&tiny, &base, 2, &["lora.base", "int8", "bf16"]);
+    let base = ["--set", "lora.base=int4"];
+    refuse(&tiny, &base, 2, &["lora.base", "int4", "\"bf16\" or \"int8\""]);
 }
 
 #[test]
@@ -285,13 +285,14 @@ fn a_disk_that_is_full_when_checkpoints_are_saved() {
         head -c {filling} /dev/zero > disk/filling
         "$@"; echo "ended with $?"
         ls disk/out/checkpoints
+        cp -r disk/out unsaved
         rm disk/filling
         "$@" --resume; echo "ended with $?"
         cp -r disk/out copied
         "#
     );
     let Some(said) = on_a_small_disk(&tiny, test, &settings, &script) else { return };
-    let is_told = |line: &&str| line.starts_with("ended ") || line.starts_with("step-");
+    let is_told = |line: &&str| line.starts_with("ended with ") || line.starts_with("step-");
     let lines: Vec<&str> = said.stdout.lines().filter(is_told).collect();
     // The last step of the first run could not be saved, which is a failure.
     assert_eq!(lines, ["ended with 1", "step-00000010", "ended with 0"], "{said:?}");
@@ -301,7 +302,19 @@ fn a_disk_that_is_full_when_checkpoints_are_saved() {
     }
     let full = "the disk is full while writing";
     assert!(said.stderr.contains(&format!("training goes on: {full}")), "{}", said.stderr);
-    assert!(said.stderr.contains(&format!("error: {full}")), "{}", said.stderr);
+    let error = format!("error: step {STEPS}, the last one, was not saved in ");
+    assert!(said.stderr.contains(&error), "{}", said.stderr);
+    assert!(
+        said.stderr.contains("; the checkpoint of step 10 stays, and --resume"),
+        "{}",
+        said.stderr
+    );
+    assert!(said.stdout.contains(&format!("ended after step {STEPS}, not saved")), "{said:?}");
+    // What the run came to is told all the same.
+    let unsaved = tiny.left("unsaved");
+    assert_eq!(unsaved.records().len(), STEPS);
+    let report = fs::read_to_string(unsaved.folder.join("report.html")).unwrap();
+    assert!(report.contains("</html>"), "{report}");
     assert!(said.stderr.contains("going on after step 10 from "), "{}", said.stderr);
     assert_same(&tiny.left("copied"), &whole, STEPS, "after a full disk");
 }

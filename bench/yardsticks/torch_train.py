@@ -1,7 +1,7 @@
 """PyTorch + transformers training the shape of a config.json from random weights on random tokens: forward, backward, clipping, AdamW.
 Prints one JSON object: seconds of each step, versions.
 
-usage: torch_train.py CONFIG.json THREADS BATCH SEQUENCE STEPS [cpu|cuda] [float32|bfloat16] [compile]"""
+usage: torch_train.py CONFIG.json THREADS BATCH SEQUENCE STEPS [cpu|cuda] [float32|bfloat16] [eager|compile] [TOKEN_IDS]"""
 
 import json
 import os
@@ -13,7 +13,7 @@ import torch
 import transformers
 
 
-def main(config_path, threads, batch, sequence, steps, device="cpu", dtype="float32", how="eager"):
+def main(config_path, threads, batch, sequence, steps, device="cpu", dtype="float32", how="eager", token_ids=None):
     torch.set_num_threads(int(threads))
     transformers.logging.set_verbosity_error()
     config = transformers.LlamaConfig(**json.load(open(config_path)))
@@ -26,7 +26,7 @@ def main(config_path, threads, batch, sequence, steps, device="cpu", dtype="floa
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     run = torch.compile(model) if how == "compile" else model
     mixed = torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
-    tokens = torch.randint(0, config.vocab_size, (int(batch), int(sequence)), device=device)
+    tokens = torch.randint(0, min(int(token_ids or config.vocab_size), config.vocab_size), (int(batch), int(sequence)), device=device)
     seconds = []
     for _ in range(int(steps)):
         start = time.perf_counter()

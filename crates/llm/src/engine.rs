@@ -12,7 +12,7 @@ mod shard;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use graph::{DType, Role, Shape};
+use graph::{Role, Shape};
 use runtime::{
     Argument, Array, CompileChoices, CompileInfo, DeviceMesh, Executable, PluginKind, Runtime,
 };
@@ -27,7 +27,7 @@ pub use error::EngineError;
 pub use sampling::Sampling;
 pub use scoring::{Alternative, TokenScore};
 pub use session::{Finish, Generated, Session};
-pub use shard::read_shard;
+pub use shard::{Held, read_shard};
 
 /// Lengths that a KV cache can have: the next one is taken when a sequence outgrows its cache, so
 /// that a short chat does not read the keys of a long one.
@@ -324,14 +324,4 @@ fn words(array: &Array) -> Result<Vec<u32>, EngineError> {
 
 fn floats(array: &Array) -> Result<Vec<f32>, EngineError> {
     Ok(words(array)?.into_iter().map(f32::from_bits).collect())
-}
-
-/// The type that weights are held in on the device.
-fn float_type(dtype: DType) -> Result<crate::FloatType, EngineError> {
-    match dtype {
-        DType::F32 => Ok(crate::FloatType::F32),
-        DType::Bf16 => Ok(crate::FloatType::Bf16),
-        DType::F16 => Ok(crate::FloatType::F16),
-        other => Err(EngineError::WeightType { dtype: other }),
-    }
 }

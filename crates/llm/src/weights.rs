@@ -12,6 +12,7 @@ mod encoding;
 mod error;
 mod float_type;
 mod gguf_names;
+mod quantize;
 mod read;
 mod safetensors;
 mod sharded_index;

@@ -12,8 +12,9 @@ pub struct Chip {
     pub name: &'static str,
     pub description: &'static str,
     pub plugin: PluginKind,
-    /// What the plugin calls a device of this kind; nothing where that varies.
-    pub device_kind: Option<&'static str>,
+    /// What plugins call a device of this kind ([`of_device`]), the usual name first; none where that
+    /// varies.
+    pub device_kinds: &'static [&'static str],
     /// Devices that the plugin shows per chip.
     pub devices_per_chip: usize,
     /// Memory of one chip, in bytes, as its data sheet says. What a program may use is less: a
@@ -126,7 +127,7 @@ pub const CHIPS: &[Chip] = &[
         name: "cpu",
         description: "this machine's processor",
         plugin: PluginKind::Cpu,
-        device_kind: None,
+        device_kinds: &[],
         devices_per_chip: 1,
         // Unknown ahead of time; the machine is asked instead.
         memory_bytes: 0,
@@ -142,7 +143,7 @@ pub const CHIPS: &[Chip] = &[
         name: "v4",
         description: "Google TPU v4",
         plugin: PluginKind::Tpu,
-        device_kind: Some("TPU v4"),
+        device_kinds: &["TPU v4"],
         devices_per_chip: 1,
         memory_bytes: 32 * GIBIBYTE,
         memory_bandwidth_bytes_per_second: 1.2e12,
@@ -158,7 +159,7 @@ pub const CHIPS: &[Chip] = &[
         name: "v5e",
         description: "Google TPU v5e",
         plugin: PluginKind::Tpu,
-        device_kind: Some("TPU v5 lite"),
+        device_kinds: &["TPU v5 lite", "TPU v5e"],
         devices_per_chip: 1,
         memory_bytes: 16 * GIBIBYTE,
         memory_bandwidth_bytes_per_second: 819e9,
@@ -173,7 +174,7 @@ pub const CHIPS: &[Chip] = &[
         name: "v5p",
         description: "Google TPU v5p",
         plugin: PluginKind::Tpu,
-        device_kind: Some("TPU v5"),
+        device_kinds: &["TPU v5", "TPU v5p"],
         devices_per_chip: 1,
         memory_bytes: 95 * GIBIBYTE,
         memory_bandwidth_bytes_per_second: 2.765e12,
@@ -188,7 +189,7 @@ pub const CHIPS: &[Chip] = &[
         name: "v6e",
         description: "Google TPU v6e (Trillium)",
         plugin: PluginKind::Tpu,
-        device_kind: Some("TPU v6 lite"),
+        device_kinds: &["TPU v6 lite", "TPU v6e"],
         devices_per_chip: 1,
         memory_bytes: 32 * GIBIBYTE,
         memory_bandwidth_bytes_per_second: 1.638e12,
@@ -203,7 +204,7 @@ pub const CHIPS: &[Chip] = &[
         name: "tpu7x",
         description: "Google TPU7x (Ironwood)",
         plugin: PluginKind::Tpu,
-        device_kind: Some("TPU7x"),
+        device_kinds: &["TPU7x", "TPU v7x"],
         devices_per_chip: 2,
         memory_bytes: 192 * GIBIBYTE,
         memory_bandwidth_bytes_per_second: 7.38e12,
@@ -219,7 +220,7 @@ pub const CHIPS: &[Chip] = &[
         name: "a100",
         description: "NVIDIA A100 SXM 80 GB",
         plugin: PluginKind::Cuda,
-        device_kind: Some(A100.description),
+        device_kinds: &[A100.description],
         devices_per_chip: 1,
         memory_bytes: A100.memory_bytes,
         memory_bandwidth_bytes_per_second: A100.memory_bandwidth_bytes_per_second as f64,
@@ -234,7 +235,7 @@ pub const CHIPS: &[Chip] = &[
         name: "h100",
         description: "NVIDIA H100 SXM 80 GB",
         plugin: PluginKind::Cuda,
-        device_kind: Some(H100.description),
+        device_kinds: &[H100.description],
         devices_per_chip: 1,
         memory_bytes: H100.memory_bytes,
         memory_bandwidth_bytes_per_second: H100.memory_bandwidth_bytes_per_second as f64,
@@ -249,7 +250,7 @@ pub const CHIPS: &[Chip] = &[
         name: "h200",
         description: "NVIDIA H200 SXM 141 GB",
         plugin: PluginKind::Cuda,
-        device_kind: Some(H200.description),
+        device_kinds: &["NVIDIA H200", H200.description],
         devices_per_chip: 1,
         memory_bytes: H200.memory_bytes,
         memory_bandwidth_bytes_per_second: H200.memory_bandwidth_bytes_per_second as f64,
@@ -264,7 +265,7 @@ pub const CHIPS: &[Chip] = &[
         name: "b200",
         description: "NVIDIA B200 SXM 192 GB",
         plugin: PluginKind::Cuda,
-        device_kind: Some(B200.description),
+        device_kinds: &[B200.description],
         devices_per_chip: 1,
         memory_bytes: B200.memory_bytes,
         memory_bandwidth_bytes_per_second: B200.memory_bandwidth_bytes_per_second as f64,
@@ -279,7 +280,7 @@ pub const CHIPS: &[Chip] = &[
         name: "gb200",
         description: "NVIDIA GB200 (NVL72 trays of four)",
         plugin: PluginKind::Cuda,
-        device_kind: Some(GB200.description),
+        device_kinds: &[GB200.description],
         devices_per_chip: 1,
         memory_bytes: GB200.memory_bytes,
         memory_bandwidth_bytes_per_second: GB200.memory_bandwidth_bytes_per_second as f64,
@@ -296,9 +297,20 @@ pub fn find(name: &str) -> Option<&'static Chip> {
     CHIPS.iter().find(|chip| chip.name == name)
 }
 
-/// The chip that a plugin's device is of, by what the plugin calls it.
+/// The chip that a plugin's device is of, by what the plugin calls it. Drivers differ in the vendor's
+/// name, case, dashes and blanks, and in nothing else: a name with one word more or less is another chip
+/// (`NVIDIA H100 PCIe` has three quarters of the rate, `NVIDIA A100-SXM4-40GB` half of the memory, a
+/// part that MIG cuts off has less of everything), and for one that is not in the table there are no
+/// figures rather than wrong ones.
 pub fn of_device(device_kind: &str) -> Option<&'static Chip> {
-    CHIPS.iter().find(|chip| chip.device_kind == Some(device_kind))
+    let words = words(device_kind);
+    CHIPS.iter().find(|chip| chip.device_kinds.iter().any(|known| self::words(known) == words))
+}
+
+fn words(device_kind: &str) -> Vec<String> {
+    let kind = device_kind.to_ascii_lowercase();
+    let words = kind.split([' ', '-', '_']).filter(|word| !word.is_empty() && *word != "nvidia");
+    words.map(str::to_string).collect()
 }
 
 /// What XLA's compiler wants to know of a GPU that is not there (the fields of its
@@ -389,3 +401,80 @@ const GB200: Gpu = Gpu {
     pcie_bandwidth_bytes_per_second: 2_147_483_648,
     dnn_version: [9, 15, 0],
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_of_the_chip_that_its_name_says() {
+        for (device_kind, chip) in [
+            ("TPU v4", "v4"),
+            ("TPU v5 lite", "v5e"),
+            ("TPU v5e", "v5e"),
+            ("TPU v5", "v5p"),
+            ("TPU v5p", "v5p"),
+            ("TPU v6 lite", "v6e"),
+            ("TPU v6e", "v6e"),
+            ("TPU7x", "tpu7x"),
+            ("NVIDIA A100-SXM4-80GB", "a100"),
+            // Older drivers leave out the vendor.
+            ("A100-SXM4-80GB", "a100"),
+            ("NVIDIA H100 80GB HBM3", "h100"),
+            ("nvidia h100 80gb hbm3", "h100"),
+            ("NVIDIA H200", "h200"),
+            ("NVIDIA H200 141GB HBM3e", "h200"),
+            ("NVIDIA B200", "b200"),
+            ("NVIDIA GB200", "gb200"),
+        ] {
+            assert_eq!(of_device(device_kind).map(|chip| chip.name), Some(chip), "{device_kind}");
+        }
+    }
+
+    #[test]
+    fn a_device_that_is_not_in_the_table_is_of_no_chip() {
+        for device_kind in [
+            "",
+            "cpu",
+            "NVIDIA",
+            "TPU",
+            "TPU v2",
+            "TPU v3",
+            "TPU v4 lite",
+            "TPU v6",
+            // Other memory, and with it other bandwidth.
+            "NVIDIA A100-SXM4-40GB",
+            "NVIDIA A100-SXM-64GB",
+            "NVIDIA A100-PCIE-40GB",
+            "NVIDIA A100 80GB PCIe",
+            "NVIDIA H100 NVL",
+            "NVIDIA H100 PCIe",
+            "NVIDIA H200 NVL",
+            "NVIDIA GH200 480GB",
+            // As fast in some things only.
+            "NVIDIA A800-SXM4-80GB",
+            "NVIDIA H800",
+            "NVIDIA H20",
+            // A model that says nothing of its form.
+            "NVIDIA A100",
+            "NVIDIA H100",
+            // A part of one.
+            "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+            "NVIDIA GeForce RTX 4090",
+            "NVIDIA B300 SXM6 AC",
+        ] {
+            assert_eq!(of_device(device_kind).map(|chip| chip.name), None, "{device_kind}");
+        }
+    }
+
+    /// Or a device would be of the first of two chips.
+    #[test]
+    fn no_two_chips_have_a_name_in_common() {
+        let mut names: Vec<Vec<String>> =
+            CHIPS.iter().flat_map(|chip| chip.device_kinds).map(|kind| words(kind)).collect();
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}

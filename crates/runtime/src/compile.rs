@@ -185,7 +185,12 @@ impl Compiler {
     fn key(&self, request: &Request<'_>) -> Result<CacheKey> {
         let Request { program, location, job, environment } = request;
         let plugin = plugin_digest(&self.folder, &location.path)?;
-        // The job names the plugin's path and the text with locations: neither changes the result.
+        // The job names the plugin's path, which does not change the result. Nor do locations, unless
+        // the optimized program is looked at: it says where in the source its instructions are from.
+        let text = match job.optimized_program {
+            true => &program.text,
+            false => &program.text_without_locations,
+        };
         let device = serde_json::to_vec(&job.device).unwrap_or_default();
         let wanted = [u8::from(job.optimized_program), u8::from(job.executable)];
         let variables = format!("{:?}", effective_environment(location.kind, environment));
@@ -206,7 +211,7 @@ impl Compiler {
             ("processor", processor.as_bytes()),
             ("threads", threads.as_bytes()),
             ("tools", tools.as_bytes()),
-            ("text", program.text_without_locations.as_bytes()),
+            ("text", text.as_bytes()),
         ]))
     }
 }

@@ -13,7 +13,6 @@ mod launchers;
 mod metadata;
 mod server;
 mod server_state;
-mod sum;
 mod wire;
 
 pub use error::GroupError;

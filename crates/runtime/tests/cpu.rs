@@ -70,6 +70,7 @@ fn main() {
         ("finds_donations_without_use_when_running", Box::new(|| unused_in_run(&one, &folder))),
         ("completes_without_blocking", Box::new(|| completes_without_blocking(&one))),
         ("compiles_for_a_number_of_cpu_devices", Box::new(|| compiles_for_cpu(&one))),
+        ("shows_the_lines_of_today_in_optimized_programs", Box::new(|| shows_lines(&one))),
         ("a_worker_ends_with_its_parent", Box::new(|| ends_with_parent(&folder))),
         ("explains_refusals", Box::new(|| explains_refusals(&one))),
         ("checks_arguments", Box::new(|| checks_arguments(&one, &eight))),
@@ -308,6 +309,40 @@ fn compiles_for_cpu(runtime: &Runtime) {
     let other = matmul(&Mesh::new(&[("data", 1), ("tensor", 1)]), 8, 16, 32);
     let compiler = runtime.compiler();
     assert!(compiler.compile_for(&other, &target, runtime.location(), &choices).is_err());
+}
+
+/// Code that only moved within its file compiles to the same program, so it comes from the cache; not
+/// so where somebody wants to see which lines the program is from.
+fn shows_lines(runtime: &Runtime) {
+    let target: Target = "cpu-1".parse().unwrap();
+    let at_line = |line: usize| {
+        let mut program = add(19);
+        let plain = ") -> tensor<19xf32>\n    \"func.return\"";
+        assert!(program.text.contains(plain), "{}", program.text);
+        let located = plain.replace('\n', &format!(" loc(\"src/somewhere.rs\":{line}:9)\n"));
+        program.text = program.text.replace(plain, &located);
+        program
+    };
+    let compile = |line: usize, optimized_program: bool| {
+        let choices = CompileChoices { optimized_program, ..choices() };
+        let program = at_line(line);
+        let compiler = runtime.compiler();
+        compiler.compile_for(&program, &target, runtime.location(), &choices).unwrap()
+    };
+    let shown = |line: usize| {
+        let report = compile(line, true);
+        let code = report.optimized_program.unwrap().code;
+        assert!(code.windows(16).any(|bytes| bytes == b"src/somewhere.rs"));
+        (code, report.cache)
+    };
+    assert_eq!(compile(40, false).cache, CacheUse::Miss);
+    assert_eq!(compile(41, false).cache, CacheUse::Hit);
+    let (before, cache) = shown(40);
+    assert_eq!(cache, CacheUse::Miss);
+    assert_eq!(shown(40), (before.clone(), CacheUse::Hit));
+    let (after, cache) = shown(41);
+    assert_eq!(cache, CacheUse::Miss);
+    assert_ne!(after, before);
 }
 
 /// A worker whose parent is killed while it compiles does not go on compiling.

@@ -1,5 +1,7 @@
 //! From a config to what a run consists of: the model with its tokenizer, data, programs' options.
 
+pub(crate) mod companions;
+
 use graph::{DType, Mesh, ShardingRules};
 use llm::files::Companions;
 use llm::models::{Layers, Lora};
@@ -231,6 +233,7 @@ pub fn step_options(
             frozen = match lora.base {
                 BaseType::F32 => DType::F32,
                 BaseType::Bf16 => DType::Bf16,
+                BaseType::Int8 => DType::S8,
             };
             let (rank, alpha, dropout) = (lora.rank, lora.alpha, lora.dropout);
             Some(Lora { rank, alpha, targets: lora.targets.clone(), dropout })
@@ -266,29 +269,4 @@ pub fn step_options(
         rules: ShardingRules::transformer(),
         kernels: suits.kernels,
     })
-}
-
-/// A checkpoint's files beside the weights as JSON, and back.
-pub(crate) mod companions {
-    use std::collections::BTreeMap;
-
-    use llm::files::Companions;
-    use serde_json::Value;
-
-    pub fn to_json(companions: &Companions) -> Value {
-        let texts = companions.iter().filter_map(|(name, bytes)| {
-            Some((name.to_string(), std::str::from_utf8(bytes).ok()?.to_string()))
-        });
-        serde_json::to_value(texts.collect::<BTreeMap<String, String>>()).unwrap_or_default()
-    }
-
-    /// Nothing if there is none, or it is not what [`to_json`] writes.
-    pub fn from_json(value: &Value) -> Option<Companions> {
-        let texts: BTreeMap<String, String> = serde_json::from_value(value.clone()).ok()?;
-        let mut companions = Companions::default();
-        for (name, text) in texts {
-            companions.insert(&name, text.into_bytes()).ok()?;
-        }
-        Some(companions)
-    }
 }

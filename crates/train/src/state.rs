@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use graph::{DType, Input};
-use llm::engine::read_shard;
+use llm::Checkpoint;
+use llm::engine::{Held, read_shard};
 use llm::models::ParameterSpec;
-use llm::{Checkpoint, FloatType};
 use runtime::{Array, DeviceMesh};
 
 use crate::checkpoint::Checkpoint as SavedState;
@@ -32,7 +32,9 @@ pub enum StateError {
     Restore(#[from] RestoreError),
     #[error(transparent)]
     Weights(#[from] llm::weights::WeightsError),
-    #[error("`{name}` would be held in {dtype}, but weights are held in f32, bf16 or f16")]
+    #[error(
+        "`{name}` would be held in {dtype}, but weights are held in f32, bf16 or f16, and those at rest also in s8"
+    )]
     Type { name: String, dtype: DType },
 }
 
@@ -94,16 +96,12 @@ fn weight(
         _ => None,
     };
     if let Some(checkpoint) = of_files {
-        let float_type = match shape.dtype {
-            DType::F32 => FloatType::F32,
-            DType::Bf16 => FloatType::Bf16,
-            DType::F16 => FloatType::F16,
-            dtype => return Err(StateError::Type { name: spec.name.clone(), dtype }),
-        };
+        let unknown = || StateError::Type { name: spec.name.clone(), dtype: shape.dtype };
+        let held = Held::of(spec, shape.dtype).ok_or_else(unknown)?;
         // Kept aside, so that the user reads which tensor and file it is, and nothing around it.
         let mut unreadable = None;
         let fill = |ranges: &[Range<usize>], bytes: &mut [u8]| {
-            read_shard(checkpoint, spec, shape, float_type, ranges, bytes).map_err(|error| {
+            read_shard(checkpoint, spec, shape, held, ranges, bytes).map_err(|error| {
                 let message = error.to_string();
                 unreadable = Some(error);
                 message

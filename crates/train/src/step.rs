@@ -22,7 +22,8 @@ pub struct StepOptions {
     pub accumulation: usize,
     /// What the model computes with; what is trained is held in f32.
     pub dtype: DType,
-    /// What frozen weights are held in.
+    /// What frozen weights are held in; s8 is int8 for the matrices of layers
+    /// ([`Parameters::stored_as`]).
     pub frozen: DType,
     pub layers: Layers,
     pub remat: Remat,

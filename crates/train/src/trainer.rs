@@ -26,7 +26,7 @@ use crate::setup::Model;
 use crate::step::{self, StepOptions};
 use crate::{restore, state};
 
-pub use error::TrainError;
+pub use error::{TrainError, Unsaved};
 pub use position::saved_config;
 pub use records::{Records, RunEnd};
 
@@ -84,12 +84,14 @@ pub struct Setup {
 }
 
 /// How a run came to its end.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub enum Outcome {
     /// All steps were made.
     Finished,
     /// It was asked to stop, and everything was saved after this step.
     Stopped { step: usize },
+    /// One or the other, but for the last save.
+    Unsaved(Unsaved),
 }
 
 /// A run on its devices.
@@ -177,7 +179,7 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// Data that cannot be read, devices that fail, too many skipped steps in a row. What was saved
-    /// stays.
+    /// stays. A last save that fails is no error here: what the run came to can still be written down.
     pub fn run(
         &mut self,
         stop: &AtomicBool,
@@ -216,12 +218,10 @@ impl<'a> Trainer<'a> {
                 return Err(failure.into());
             }
             if stopping && step < steps {
-                self.finish_saves()?;
-                return Ok(Outcome::Stopped { step });
+                return Ok(self.end(Outcome::Stopped { step }));
             }
         }
-        self.finish_saves()?;
-        Ok(Outcome::Finished)
+        Ok(self.end(Outcome::Finished))
     }
 
     fn start(&mut self, step: usize, batches: &mut Ahead) -> Result<Pending, TrainError> {
@@ -392,17 +392,23 @@ impl<'a> Trainer<'a> {
     }
 
     /// Waits for all saves; the last one must have worked, or the end of the run is lost.
-    fn finish_saves(&mut self) -> Result<(), TrainError> {
+    fn end(&mut self, outcome: Outcome) -> Outcome {
         let tickets = std::mem::take(&mut self.tickets);
         let last = tickets.len().saturating_sub(1);
         for (place, ticket) in tickets.into_iter().enumerate() {
             let step = ticket.step;
             match ticket.wait() {
-                Err(error) if place == last => return Err(error.into()),
+                Err(source) if place == last => {
+                    let location = self.checkpoints.location();
+                    // Whether it can be listed now is of no matter any more.
+                    let stays =
+                        self.checkpoints.list().ok().and_then(|steps| steps.last().copied());
+                    return Outcome::Unsaved(Unsaved { step, location, stays, source });
+                }
                 outcome => self.tell_of_save(step, outcome),
             }
         }
-        Ok(())
+        outcome
     }
 }
 

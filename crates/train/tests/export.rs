@@ -202,6 +202,13 @@ fn adapters_come_out_alone_or_merged() {
     assert!(worst < 1e-3, "a log-probability is off by {worst:.2e}");
     println!("merged: worst deviation of a log-probability {worst:.2e}");
 
+    // A base that was held as int8 is not what is exported: the weights are those of the files.
+    save(&run, &config(&format!("{ADAPTERS}base = \"int8\"\n")), &files, &at("run8"), 20);
+    let held_as_int8 = SavedRun::of(find(at("run8").to_str().unwrap(), None).unwrap().checkpoint);
+    held_as_int8.unwrap().export_model(&at("8"), Some(&files), &in_f32(), &mut |_| {}).unwrap();
+    let weights = |folder: &str| fs::read(at(folder).join("model.safetensors")).unwrap();
+    assert!(weights("8") == weights("merged"));
+
     let refused = saved.export_model(&at("none"), None, &in_f32(), &mut |_| {}).unwrap_err();
     assert!(
         matches!(&refused, ExportError::NoBase { base, .. } if base == "the-base"),
@@ -218,9 +225,16 @@ fn adapters_come_out_alone_or_merged() {
 #[test]
 fn what_stands_beside_the_weights_comes_along() {
     let Some(runtime) = runtime("what_stands_beside_the_weights_comes_along") else { return };
-    let files = model("smollm2");
     let folder = tempfile::tempdir().unwrap();
-    let (place, out) = (folder.path().join("run"), folder.path().join("out"));
+    let [from, place, out] = ["from", "run", "out"].map(|name| folder.path().join(name));
+    fs::create_dir(&from).unwrap();
+    for file in fs::read_dir(goldens().join("models/smollm2")).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), from.join(file.file_name())).unwrap();
+    }
+    // SentencePiece's file is no text.
+    fs::write(from.join("tokenizer.model"), [0x0a, 0xff, 0xfe, 0x00, 0x80]).unwrap();
+    let files = ModelFiles::open(&from).unwrap();
     let run = Run::new(&runtime, &files, &options(ROWS, LENGTH));
     let bf16 = config("[training]\ndtype = \"bf16\"\n");
     save(&run, &bf16, &files, &place, 1);
@@ -234,6 +248,7 @@ fn what_stands_beside_the_weights_comes_along() {
     {
         assert!(again.companions().unwrap().get(name) == Some(contents), "{name}");
     }
+    assert_eq!(fs::read(out.join("tokenizer.model")).unwrap(), [0x0a, 0xff, 0xfe, 0x00, 0x80]);
     let text = "The quick brown fox.";
     let ids = |files: &ModelFiles| files.tokenizer().unwrap().unwrap().encode(text, true).unwrap();
     assert_eq!(ids(&again), ids(&files));

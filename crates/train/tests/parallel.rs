@@ -95,23 +95,52 @@ fn muon(runtime: &Runtime) {
 
 /// With dropout: which values are dropped must not depend on where they are computed.
 fn adapters(runtime: &Runtime) {
+    adapters_on(runtime, DType::F32);
+    adapters_on(runtime, DType::S8);
+}
+
+fn adapters_on(runtime: &Runtime, frozen: DType) {
     let adapted = |way: Way| {
         let targets = ["q_proj", "v_proj", "down_proj"].map(str::to_string).to_vec();
         let lora = Some(Lora { rank: 4, alpha: 8.0, targets, dropout: 0.1 });
-        StepOptions { lora, frozen: DType::F32, ..over(way) }
+        StepOptions { lora, frozen, ..over(way) }
     };
     let expected = run(runtime, &adapted(("", 1, Remat::None, Unrolled)));
     for way in
-        [("fsdp=8", 1, Remat::None, Unrolled), ("data=2,fsdp=2,tensor=2", 1, Remat::Dots, Unrolled)]
+        [("fsdp=8", 1, Remat::None, Unrolled), ("data=2,fsdp=2,tensor=2", 1, Remat::Dots, Scanned)]
     {
         let run = run(runtime, &adapted(way));
-        compare(&run, &expected, "adapters", way);
+        compare(&run, &expected, &format!("adapters on {frozen}"), way);
+        if frozen == DType::S8 {
+            assert_scales_lie_as_rows(&run, way.0);
+        }
         for state in run.loaded.program().kept.iter().filter(|tensor| is_state(&tensor.kept)) {
             // Frozen weights have no place in the optimizer's memory.
             let name = &state.name;
             assert!(name.contains(".lora_") || name == train::step::UPDATES, "{name}");
         }
     }
+}
+
+/// A row's scale is where the row is: split over a mesh axis where the rows are.
+fn assert_scales_lie_as_rows(run: &Run, mesh: &str) {
+    let inputs = train::state::kept_inputs(run.loaded.program());
+    let split = |name: &str| {
+        let input = inputs.iter().find(|input| input.name == name);
+        let input = input.unwrap_or_else(|| panic!("no {name}"));
+        let axes = input.shape.names().into_iter().zip(&input.sharding.dimensions);
+        axes.map(|(axis, over)| (axis, over.clone())).collect::<BTreeMap<_, _>>()
+    };
+    let mut found = 0;
+    for input in inputs {
+        let Some(matrix) = input.name.strip_suffix(".scales") else { continue };
+        let rows = split(matrix);
+        for (axis, over) in split(&input.name) {
+            assert_eq!(over, rows[axis], "{mesh}: `{axis}` of {}", input.name);
+            found += usize::from(!over.is_empty());
+        }
+    }
+    assert!(found > 0, "{mesh} splits no scales");
 }
 
 fn is_state(kept: &Kept) -> bool {

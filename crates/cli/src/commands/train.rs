@@ -15,7 +15,7 @@ use serde_json::json;
 use train::checkpoint::{Checkpoints, Latest};
 use train::config::Config;
 use train::setup::{Model, SavedModel, step_options};
-use train::trainer::{Outcome as End, Records, RunEnd, Setup, Trainer, saved_config};
+use train::trainer::{Outcome as End, Records, Setup, Trainer, saved_config};
 
 use crate::arguments::TrainArguments;
 use crate::console::{self, BOLD, Progress, styled};
@@ -175,40 +175,54 @@ fn train(
     let end = trainer.run(&stop, records.as_mut())?;
     drop(trainer);
     progress.clear();
-    let Some(records) = records else { return stopped(&end) };
-    let RunEnd { report, summary } = records.finish()?;
+    let Some(records) = records else { return exit_of(end) };
+    let (written, unwritten) = match records.finish() {
+        Ok(written) => (Some(written), None),
+        Err(error) => (None, Some(Failure::from(error))),
+    };
+    let report = written.as_ref().map(|written| &written.report);
+    let summary = written.as_ref().map(|written| &written.summary);
     if arguments.json {
         let last = screen.last_record();
         console::line(json!({
-            "outcome": match &end { End::Finished => "finished", End::Stopped { .. } => "stopped" },
+            "outcome": match &end {
+                End::Finished => "finished",
+                End::Stopped { .. } => "stopped",
+                End::Unsaved(_) => "unsaved",
+            },
             "last": last,
             "checkpoints": setup.config.checkpoint.folder,
             "report": report,
             "cost": summary,
         }));
-        return stopped(&end);
+        return both(unwritten, exit_of(end));
     }
     let folder_text = folder.display();
     let headline = match &end {
         End::Finished => format!("trained {} steps", setup.config.training.steps),
         End::Stopped { step } => format!("stopped after step {step}, saved"),
+        End::Unsaved(unsaved) => format!("ended after step {}, not saved", unsaved.step),
     };
     console::styled_line(styled(BOLD, &headline));
     if let Some(text) = screen.result() {
         console::line(format_args!("  {text}"));
     }
-    console::line(format_args!("  report       {}", report.display()));
+    if let Some(report) = report {
+        console::line(format_args!("  report       {}", report.display()));
+    }
     console::line(format_args!("  checkpoints  {}", setup.config.checkpoint.folder));
     match &end {
         End::Finished => console::line(format_args!(
             "  next         fungible export {folder_text} {folder_text}/model"
         )),
-        End::Stopped { .. } => {
+        End::Stopped { .. } | End::Unsaved(_) => {
             console::line(format_args!("  go on with   {}", same_command_resuming()));
         }
     }
-    console::line(summary);
-    stopped(&end)
+    if let Some(summary) = summary {
+        console::line(summary);
+    }
+    both(unwritten, exit_of(end))
 }
 
 /// This command, with all its flags, as it goes on.
@@ -223,11 +237,23 @@ fn same_command_resuming() -> String {
     format!("fungible {} --resume", words.collect::<Vec<_>>().join(" "))
 }
 
-/// The code of a run that was asked to stop.
-fn stopped(end: &End) -> Outcome {
+fn exit_of(end: End) -> Outcome {
     match end {
         End::Finished => Ok(()),
         End::Stopped { .. } => Err(Failure::silent(Exit::Stopped)),
+        End::Unsaved(unsaved) => Err(unsaved.into()),
+    }
+}
+
+/// A report that could not be written fails a run, but what else went wrong is worse.
+fn both(unwritten: Option<Failure>, end: Outcome) -> Outcome {
+    match (unwritten, end) {
+        (Some(unwritten), Err(end)) if !end.is_silent() => {
+            console::warning(&format!("there is no report: {unwritten}"));
+            Err(end)
+        }
+        (Some(unwritten), _) => Err(unwritten),
+        (None, end) => end,
     }
 }
 

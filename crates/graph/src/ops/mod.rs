@@ -13,6 +13,7 @@ mod dot;
 mod gather;
 mod grouped_dot;
 mod layout;
+mod quantized_dot;
 mod random;
 mod reduce;
 mod select;
@@ -49,6 +50,7 @@ pub fn samples() -> Vec<Sample> {
         annotate::samples,
         custom_call::samples,
         grouped_dot::samples,
+        quantized_dot::samples,
         attention::samples,
         cross_entropy::samples,
     ];

@@ -6,8 +6,8 @@ use std::sync::{Arc, PoisonError};
 
 use runtime::Array;
 
-use super::shard::{read_shard, tensors};
-use super::{Engine, EngineError, Progress, float_type};
+use super::shard::{Held, read_shard, tensors};
+use super::{Engine, EngineError, Progress};
 use crate::programs::ModelProgram;
 use crate::weights::WeightsError;
 
@@ -46,12 +46,13 @@ impl Engine {
             let Some(checkpoint) = &self.checkpoint else {
                 return Err(EngineError::NotGiven { name: spec.name.clone() });
             };
-            let float_type = float_type(input.shape.dtype)?;
+            let dtype = input.shape.dtype;
+            let held = Held::of(spec, dtype).ok_or(EngineError::WeightType { dtype })?;
             // Kept aside, so that the user reads which tensor and file it is, and nothing around it.
             let mut unreadable: Option<WeightsError> = None;
             let array = Array::fill(&self.mesh, &input.shape, &input.sharding, |ranges, bytes| {
                 let shape = &input.shape;
-                read_shard(checkpoint, spec, shape, float_type, ranges, bytes).map_err(|error| {
+                read_shard(checkpoint, spec, shape, held, ranges, bytes).map_err(|error| {
                     let message = error.to_string();
                     unreadable = Some(error);
                     message

@@ -33,8 +33,7 @@ pub(super) fn linear<'g>(
     bias: bool,
 ) -> Tensor<'g> {
     weights.within(name, |weights| {
-        let contract: Vec<Axis> = inputs.iter().map(|&(axis, _)| axis).collect();
-        let product = x.dot(weights.get("weight", &[outputs, inputs]), &contract);
+        let product = weights.product("weight", x, inputs, outputs);
         let product = match adapt(weights, x, inputs, outputs) {
             Some(change) => product + change,
             None => product,

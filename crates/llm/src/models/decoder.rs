@@ -201,8 +201,10 @@ impl<'a, 'g> Decoder<'a, 'g> {
         let stack = |(spec, shape): &(ParameterSpec, Shape)| {
             let stack = weights.stack(spec, shape, count);
             // In training matrices get the type of computation once, outside the loop: devices then
-            // gather half of the bytes, and as many stack up on the way back.
-            match self.remat.is_some() && spec.checkpoint_shape.len() == 2 {
+            // gather half of the bytes, and as many stack up on the way back. int8 stays as it is,
+            // which is less still.
+            let is_matrix = spec.checkpoint_shape.len() == 2 && shape.dtype.is_float();
+            match self.remat.is_some() && is_matrix {
                 true => stack.convert(weights.dtype()).constrain(Role::Parameter),
                 false => stack,
             }

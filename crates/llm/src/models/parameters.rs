@@ -12,6 +12,9 @@ use super::lora::{Adapters, Lora};
 /// Stands in a path for the number of a layer when all layers are stacked into one tensor.
 pub const EVERY_LAYER: &str = "*";
 
+/// What follows a matrix's name in that of its rows' scales.
+const SCALES: &str = ".scales";
+
 /// One weight of a traced program, in the order of the program's arguments.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParameterSpec {
@@ -30,6 +33,11 @@ impl ParameterSpec {
     /// Whether it is part of an adapter, and not of the model itself.
     pub fn is_adapter(&self) -> bool {
         self.name.contains(".lora_A.") || self.name.contains(".lora_B.")
+    }
+
+    /// The name of the matrix whose rows' scales these are; none for a weight itself.
+    pub fn scales_of(&self) -> Option<&str> {
+        self.name.strip_suffix(SCALES).filter(|matrix| matrix.ends_with(".weight"))
     }
 }
 
@@ -64,7 +72,9 @@ impl<'g> Parameters<'g> {
         Parameters { graph, path: String::new(), store: Rc::new(RefCell::new(store)) }
     }
 
-    /// Holds weights in another type than they are computed with.
+    /// Holds weights in another type than they are computed with. With s8 the matrices of layers are
+    /// int8 with a scale per row; embeddings, head, norms and biases, of which there is little to
+    /// spare and which suffer most, have the type of computation.
     pub fn stored_as(self, dtype: DType) -> Parameters<'g> {
         self.store.borrow_mut().stored = dtype;
         self
@@ -176,8 +186,29 @@ impl<'g> Parameters<'g> {
     /// The same in the type that it is held in.
     #[track_caller]
     pub fn stored(&self, name: &str, layout: &[impl AsRef<[(Axis, usize)]>]) -> Tensor<'g> {
-        let dtype = self.store.borrow().stored;
+        let dtype = match self.store.borrow().stored {
+            DType::S8 => self.dtype(),
+            dtype => dtype,
+        };
         self.ask(name, layout, dtype)
+    }
+
+    /// The product of `x` with a layer's matrix `[outputs, inputs]`, over `inputs`.
+    #[track_caller]
+    pub(super) fn product(
+        &self,
+        name: &str,
+        x: Tensor<'g>,
+        inputs: &[(Axis, usize)],
+        outputs: &[(Axis, usize)],
+    ) -> Tensor<'g> {
+        let contract: Vec<Axis> = inputs.iter().map(|&(axis, _)| axis).collect();
+        if self.store.borrow().stored != DType::S8 {
+            return x.dot(self.get(name, &[outputs, inputs]), &contract);
+        }
+        let matrix = self.ask(name, &[outputs, inputs], DType::S8);
+        let scales = self.ask(&format!("{name}{SCALES}"), &[outputs], DType::F32);
+        x.quantized_dot(matrix, scales, &contract)
     }
 
     /// A part of an adapter: held in f32, like everything that is trained.

@@ -79,7 +79,7 @@ impl CheckpointError {
     }
 
     /// The error with its sources, as one sentence.
-    pub(super) fn sentence(&self) -> String {
+    pub(crate) fn sentence(&self) -> String {
         let mut text = self.to_string();
         let mut error = std::error::Error::source(self);
         while let Some(source) = error {

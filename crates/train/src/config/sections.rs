@@ -333,5 +333,7 @@ choices! {
         F32 = "f32",
         /// 16 bits with the exponent of f32.
         Bf16 = "bf16",
+        /// Matrices of layers in 8 bits with a scale per row, the rest in `training.dtype`.
+        Int8 = "int8",
     }
 }

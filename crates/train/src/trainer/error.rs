@@ -43,3 +43,26 @@ pub enum TrainError {
     )]
     Diverged { step: usize, count: usize, loss: f64 },
 }
+
+/// What a run came to was not saved.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "step {step}, the last one, was not saved in {location}: {}; {}", source.sentence(), rest(stays)
+)]
+pub struct Unsaved {
+    pub step: u64,
+    pub location: String,
+    /// The newest step that was saved before.
+    pub stays: Option<u64>,
+    #[source]
+    pub source: CheckpointError,
+}
+
+fn rest(stays: &Option<u64>) -> String {
+    match stays {
+        Some(step) => {
+            format!("the checkpoint of step {step} stays, and --resume goes on from there")
+        }
+        None => "there is no earlier checkpoint to go on from".to_string(),
+    }
+}

@@ -160,7 +160,7 @@ impl Counts {
             weights.iter().filter(|(spec, _)| is(spec)).map(|(_, shape)| shape.elements()).sum()
         };
         Counts {
-            model: count(|spec| !spec.is_adapter()),
+            model: count(|spec| !spec.is_adapter() && spec.scales_of().is_none()),
             adapters: count(ParameterSpec::is_adapter),
         }
     }

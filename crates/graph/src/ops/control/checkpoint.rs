@@ -31,7 +31,7 @@ impl Remat {
     fn kept(self) -> &'static [&'static str] {
         match self {
             Remat::None => &[],
-            Remat::Dots => &["dot_general", "attention", "grouped_dot"],
+            Remat::Dots => &["dot_general", "attention", "grouped_dot", "quantized_dot"],
             Remat::Full => &["attention"],
         }
     }
