@@ -33,12 +33,14 @@ impl<'g> Tensor<'g> {
     }
 }
 
-/// Every int8 is a bf16 exactly; the scale comes after the sum, so that the compiler multiplies with
-/// what it just widened and nothing else.
+/// Every int8 is a bf16 exactly, and the scale comes after the sum. The barrier keeps the matrix narrow
+/// until the left side is there: it depends on nothing else, so a compiler may widen all matrices of a
+/// model at the start (XLA's for the CPU does).
 fn lower<'g>(contract: &[Axis], x: &[Tensor<'g>]) -> Tensor<'g> {
-    let (left, matrix, scales) = (x[0], x[1], x[2]);
+    let behind = x[0].graph().optimization_barrier(&x[..2]);
+    let (left, matrix) = (behind[0], behind[1]);
     let product = left.dot(matrix.convert(left.dtype()), contract);
-    (product.convert(DType::F32) * scales).convert(left.dtype())
+    (product.convert(DType::F32) * x[2]).convert(left.dtype())
 }
 
 impl Operation for QuantizedDot {
@@ -72,8 +74,7 @@ impl Operation for QuantizedDot {
         Derivative::rule(|pullback| {
             let [left, matrix, scales] = pullback.operands[..] else { return Vec::new() };
             let Some(given) = pullback.cotangent() else { return vec![None; 3] };
-            // Without the barrier the compiler keeps the widened matrix from the way forward until
-            // here, and with it the whole model in the type that int8 was to spare.
+            // As on the way forward; and else the compiler would keep what it widened there until here.
             let [matrix, given] = pullback.graph.optimization_barrier(&[matrix, given])[..] else {
                 return vec![None; 3];
             };
