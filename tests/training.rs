@@ -249,6 +249,51 @@ fn a_checkpoint_of_another_model_is_refused() {
     assert_eq!(left.saved_steps(), [5]);
 }
 
+/// What the config only names: text, and the weights under adapters.
+#[test]
+fn what_a_run_stands_on_does_not_change_unnoticed() {
+    let test = "what_a_run_stands_on_does_not_change_unnoticed";
+    let Some(tiny) = TinyRun::new(test) else { return };
+    tiny.finish("out", &["--set", "training.steps=5"]);
+    let again = ["--resume", "--set", "training.steps=8"];
+    let (_, said) = tiny.finish("out", &again);
+    assert!(!said.stderr.contains("is not what it was"), "{said:?}");
+    fs::write(tiny.sandbox.path("text.txt"), training::words(5000)).unwrap();
+    let (left, said) = tiny.finish("out", &["--resume", "--set", "training.steps=10"]);
+    assert!(said.stderr.contains("text.txt is not what it was"), "{said:?}");
+    assert_eq!(left.records().len(), 10);
+
+    let model = tiny.sandbox.path("model");
+    fs::create_dir(&model).unwrap();
+    for file in fs::read_dir(binary::tiny_model("smollm2")).unwrap() {
+        let file = file.unwrap().path();
+        fs::copy(&file, model.join(file.file_name().unwrap())).unwrap();
+    }
+    tiny.change_config(|text| {
+        let data = text.find("[data]").unwrap();
+        format!("[model]\nfrom = {model:?}\n{}\n[lora]\nrank = 2\n", &text[data..])
+    });
+    let (left, _) = tiny.finish("adapted", &["--set", "training.steps=5"]);
+    let weights = model.join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    // Every sign turned around.
+    bytes[8 + header..].iter_mut().skip(3).step_by(4).for_each(|byte| *byte ^= 0x80);
+    fs::write(&weights, bytes).unwrap();
+    let parts = ["model.from are not those that the adapters of", "adapted"];
+    run(&mut tiny.train("adapted", &["--resume"])).fails_with(&parts);
+    let export = |folder: &str, more: &[&str]| {
+        let mut command = binary::fungible_with_kept_cache(test).unwrap();
+        let adapted = tiny.sandbox.path("adapted");
+        command.arg("export").args(more).args([adapted, tiny.sandbox.path(folder)]);
+        run(&mut command)
+    };
+    export("merged", &[]).fails_with(&parts);
+    // The adapter alone can be had all the same.
+    assert_eq!(export("adapter", &["--adapter"]).code, Some(0));
+    assert_eq!(left.saved_steps(), [5]);
+}
+
 /// Steps with a loss that is no number or far too high are left out, and too many of them end the run.
 #[test]
 fn a_run_that_diverges_ends() {

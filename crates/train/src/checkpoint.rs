@@ -30,6 +30,7 @@ mod save;
 mod snapshot;
 pub mod store;
 
+pub use checksum::Checksum;
 pub use error::{CheckpointError, Damaged};
 pub use exchange::{Alone, Exchange};
 pub use load::{Checkpoint, Share};

@@ -31,6 +31,7 @@ use llm::{ChatTemplate, Tokenizer};
 use runtime::CacheFolder;
 use runtime::install::Installer;
 
+use crate::checkpoint::Checksum;
 pub use batch::{Batch, IGNORE};
 pub use config::{DataConfig, Format, SourceConfig};
 pub use dataset::Dataset;
@@ -103,6 +104,8 @@ pub struct SourceReport {
     pub documents: u64,
     pub tokens: u64,
     pub text_bytes: u64,
+    /// Another one if the tokens are.
+    pub contents: Checksum,
     /// Rows of `sequence_length` tokens of this part of it.
     pub rows: u64,
     /// Conversations that are longer than a row, of which the rest is left out.

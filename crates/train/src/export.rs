@@ -17,6 +17,7 @@ use llm::weights::ReadError;
 use llm::{Checkpoint, FloatType, ModelFiles};
 use runtime::PluginKind;
 
+use crate::basis;
 use crate::checkpoint::{CheckpointError, Checkpoints, Latest, Share};
 use crate::config::{ComputeType, Config, Lora};
 use crate::restore;
@@ -174,6 +175,7 @@ impl SavedRun {
             let base = self.base().unwrap_or_default().to_string();
             return Err(ExportError::NoBase { location: location(), base });
         };
+        basis::check_frozen(&self.checkpoint, &base.checkpoint)?;
         let modules = self.modules(&trained)?;
         let weights = Checkpoint::clone(&base.checkpoint);
         let config = self.adapter_config(lora);

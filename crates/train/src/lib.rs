@@ -5,6 +5,7 @@
 //! [`trainer`]. Beside it [`evaluate`] and [`export`], of what is trained. Prints nothing: progress is
 //! returned or goes to callbacks.
 
+pub mod basis;
 pub mod checkpoint;
 pub mod config;
 pub mod data;

@@ -29,6 +29,10 @@ pub enum SetupError {
     #[error(transparent)]
     Tokenizer(#[from] llm::tokenizer::TokenizerError),
     #[error(transparent)]
+    Weights(#[from] llm::weights::WeightsError),
+    #[error(transparent)]
+    Basis(#[from] crate::basis::BasisError),
+    #[error(transparent)]
     Template(#[from] llm::chat::ChatError),
     #[error(
         "{path} has no tokenizer, and text cannot be trained on without one; give one with model.tokenizer"
@@ -95,7 +99,10 @@ impl Model {
                 config: base.config.clone(),
                 tokenizer: found,
                 chat_template,
-                companions: base.companions()?,
+                companions: match tokenizer {
+                    Some(text) => base.companions()?.with_text_side_of(text.companions()?),
+                    None => base.companions()?,
+                },
                 start: Start::Files { checkpoint: base.checkpoint.clone(), seed },
             });
         }

@@ -353,11 +353,13 @@ impl<'g> Tracing<'_, 'g> {
         carry.extend(trained.iter().map(zeros));
         let walked = [texts.tokens, texts.targets, texts.segments, texts.positions];
         let (sums, _) =
-            self.graph.scan("accumulation", parts, &carry, &walked, 0, |_, carry, texts| {
+            self.graph.scan("accumulation", parts, &carry, &walked, 0, |part, carry, texts| {
                 let &[tokens, targets, segments, positions] = texts else {
                     return (carry.to_vec(), Vec::new());
                 };
                 let texts = Texts { tokens, targets, segments, positions };
+                let rows = self.options.batch_size / parts;
+                self.parameters.rows_from(part.convert(DType::U32) * rows as f64);
                 let (sum, gradients) = self.gradients(trained, texts, divisor);
                 let added = carry[1..].iter().zip(gradients).map(|(&sum, own)| sum + own);
                 ([carry[0] + sum].into_iter().chain(added).collect(), Vec::new())

@@ -16,6 +16,7 @@ use graph::Role;
 use runtime::distributed::ProcessGroup;
 use runtime::{Array, CompileInfo, Runtime};
 
+use crate::basis::Basis;
 use crate::checkpoint::{Checkpoints, Keep, Latest, SaveArray, SaveTicket, Saved, Saver};
 use crate::config::Config;
 use crate::data::{Batch, Data, DataError};
@@ -104,6 +105,7 @@ pub struct Trainer<'a> {
     saver: Saver,
     tickets: Vec<SaveTicket>,
     position: Position,
+    basis: Basis,
     on_event: &'a mut dyn FnMut(Event<'_>),
 }
 
@@ -128,8 +130,19 @@ impl<'a> Trainer<'a> {
     ) -> Result<Trainer<'a>, TrainError> {
         let Setup { config, model, options, runtime, group, .. } = setup;
         let program = step::train_step(&model.config, options)?;
+        let basis = Basis::of(model, &setup.data.training, config.lora.is_some())?;
+        let own = serde_json::to_vec(&basis).unwrap_or_default();
+        basis.agrees(group.index(), &group.all_gather("train/basis", &own, AGREEMENT)?)?;
         if let Some(latest) = from {
             restore::check(&latest.checkpoint, &program)?;
+            if let Some(before) = Basis::saved(&latest.checkpoint) {
+                for path in basis.goes_on_from(&before, &latest.checkpoint)? {
+                    on_event(Event::Warning(format!(
+                        "{path} is not what it was when the run was saved: which rows come from here on \
+                         has changed"
+                    )));
+                }
+            }
         }
         let keep = Keep { last: config.checkpoint.keep_last, best: config.checkpoint.keep_best };
         let mut saver = Saver::new(&checkpoints, group.clone(), keep)?;
@@ -165,6 +178,7 @@ impl<'a> Trainer<'a> {
             saver,
             tickets,
             position,
+            basis,
             on_event,
         })
     }
@@ -349,7 +363,7 @@ impl<'a> Trainer<'a> {
                 array,
             })
             .collect();
-        let metadata = self.position.metadata(self.setup);
+        let metadata = self.position.metadata(self.setup, &self.basis);
         let ticket = self.saver.save(step as u64, &arrays, metadata)?;
         let stall_seconds = ticket.stall_seconds + ticket.waited_seconds;
         (self.on_event)(Event::Saving { step, stall_seconds });

@@ -106,9 +106,12 @@ fn adapters_on(runtime: &Runtime, frozen: DType) {
         StepOptions { lora, frozen, ..over(way) }
     };
     let expected = run(runtime, &adapted(("", 1, Remat::None, Unrolled)));
-    for way in
-        [("fsdp=8", 1, Remat::None, Unrolled), ("data=2,fsdp=2,tensor=2", 1, Remat::Dots, Scanned)]
-    {
+    for way in [
+        ("", 2, Remat::Full, Scanned),
+        ("fsdp=8", 1, Remat::None, Unrolled),
+        ("data=2,fsdp=2,tensor=2", 1, Remat::Dots, Scanned),
+        ("data=2,fsdp=2,tensor=2", 2, Remat::None, Unrolled),
+    ] {
         let run = run(runtime, &adapted(way));
         compare(&run, &expected, &format!("adapters on {frozen}"), way);
         if frozen == DType::S8 {

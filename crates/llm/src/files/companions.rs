@@ -29,6 +29,18 @@ const NAMES: [&str; 15] = [
     "NOTICE.txt",
 ];
 
+/// Of these, what makes tokens of text and text of tokens.
+const TEXT_SIDE: [&str; 8] = [
+    TOKENIZER_FILE,
+    TOKENIZER_CONFIG_FILE,
+    CHAT_TEMPLATE_FILE,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+];
+
 /// Files by name. Empty for a model that has nothing but weights.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Companions {
@@ -79,6 +91,15 @@ impl Companions {
         Ok(())
     }
 
+    /// These, with tokenizer and chat template as `other` has them.
+    #[must_use]
+    pub fn with_text_side_of(mut self, other: Companions) -> Companions {
+        let is_text_side = |name: &String| TEXT_SIDE.contains(&name.as_str());
+        self.files.retain(|name, _| !is_text_side(name));
+        self.files.extend(other.files.into_iter().filter(|(name, _)| is_text_side(name)));
+        self
+    }
+
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         self.files.get(name).map(Vec::as_slice)
     }
@@ -118,5 +139,32 @@ impl ModelFiles {
                 Companions::of_tokenizer(&tokenizer, template, length).map_err(unusable)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_can_have_the_text_side_of_another() {
+        let of = |who: &str, names: &[&str]| {
+            let mut companions = Companions::default();
+            for name in names {
+                companions.insert(name, who.into()).unwrap();
+            }
+            companions
+        };
+        let base = of("base", &[CONFIG_FILE, "LICENSE", TOKENIZER_FILE, "merges.txt"]);
+        let text = of("text", &[CONFIG_FILE, TOKENIZER_FILE, CHAT_TEMPLATE_FILE]);
+        let both = base.with_text_side_of(text);
+        let found: Vec<(&str, &[u8])> = both.iter().collect();
+        let expected: [(&str, &[u8]); 4] = [
+            ("LICENSE", b"base"),
+            (CHAT_TEMPLATE_FILE, b"text"),
+            (CONFIG_FILE, b"base"),
+            (TOKENIZER_FILE, b"text"),
+        ];
+        assert_eq!(found, expected);
     }
 }

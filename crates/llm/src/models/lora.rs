@@ -23,6 +23,8 @@ pub(super) struct Adapters<'g> {
     pub lora: Lora,
     /// Two u32 scalars from which dropout draws, such as seed and step; none outside training.
     pub dropout_key: Option<[Tensor<'g>; 2]>,
+    /// Where the rows at hand are only a part of a batch: the first one's place in it (u32).
+    pub first_row: Option<Tensor<'g>>,
     /// In a loop over layers, which layer this is (s32).
     pub layer: Option<Tensor<'g>>,
 }
@@ -48,13 +50,13 @@ pub(super) fn adapt<'g>(
     outputs: Axes<'_>,
 ) -> Option<Tensor<'g>> {
     let adapters = weights.adapters()?;
-    let Adapters { lora, dropout_key, layer } = adapters;
     let name = weights.path().rsplit('.').next().unwrap_or_default();
+    let lora = &adapters.lora;
     if !lora.targets.iter().any(|target| target == name) {
         return None;
     }
-    let x = match dropout_key {
-        Some(key) if lora.dropout > 0.0 => drop_out(weights.path(), layer, key, lora.dropout, x),
+    let x = match adapters.dropout_key {
+        Some(key) if lora.dropout > 0.0 => drop_out(weights.path(), &adapters, key, x),
         _ => x,
     };
     let rank = [("rank", lora.rank)];
@@ -65,27 +67,32 @@ pub(super) fn adapt<'g>(
 }
 
 /// `x` with each element left out at the rate given, the others scaled up. What is drawn depends on
-/// the key, the matrix and the layer only, not on how layers become program text.
+/// the key, the matrix, the layer and the place in the batch only: not on how layers become program
+/// text, nor on how many rows of the batch are computed at once.
 #[track_caller]
 fn drop_out<'g>(
     path: &str,
-    layer: Option<Tensor<'g>>,
+    adapters: &Adapters<'g>,
     key: [Tensor<'g>; 2],
-    rate: f64,
     x: Tensor<'g>,
 ) -> Tensor<'g> {
     let graph = x.graph();
     let shape = x.shape();
+    let rate = adapters.lora.dropout;
     let mut place = ops::constant(graph, DType::U32, 0.0);
     for (&(axis, size), stride) in shape.axes.iter().zip(shape.strides()) {
-        place = place + ops::iota(graph, DType::U32, axis, size) * stride as f64;
+        let mut index = ops::iota(graph, DType::U32, axis, size);
+        if let (Some(first), "batch") = (adapters.first_row, axis) {
+            index = index + first;
+        }
+        place = place + index * stride as f64;
     }
     let number = path.split('.').find_map(|part| part.parse::<u32>().ok()).unwrap_or(0);
     let name = path.rsplit('.').next().unwrap_or_default();
     let which =
         name.bytes().fold(0_u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
     let which = ops::constant(graph, DType::U32, f64::from(which));
-    let layer = match layer {
+    let layer = match adapters.layer {
         Some(layer) => layer.convert(DType::U32),
         None => ops::constant(graph, DType::U32, f64::from(number)),
     };

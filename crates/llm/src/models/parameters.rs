@@ -83,8 +83,17 @@ impl<'g> Parameters<'g> {
     /// Adds adapters to the matrices that `lora` names. With a key of two u32 scalars their inputs
     /// are left out at random.
     pub fn adapted(self, lora: Lora, dropout_key: Option<[Tensor<'g>; 2]>) -> Parameters<'g> {
-        self.store.borrow_mut().adapters = Some(Adapters { lora, dropout_key, layer: None });
+        self.store.borrow_mut().adapters =
+            Some(Adapters { lora, dropout_key, first_row: None, layer: None });
         self
+    }
+
+    /// From here on, the rows at hand are those of a batch from this one (u32) on: what is left out
+    /// at random depends on it.
+    pub fn rows_from(&self, first_row: Tensor<'g>) {
+        if let Some(adapters) = &mut self.store.borrow_mut().adapters {
+            adapters.first_row = Some(first_row);
+        }
     }
 
     /// Lets weights that meet the same input be held as one matrix: one product instead of three

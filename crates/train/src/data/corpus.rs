@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::DataError;
 use super::shard::Shard;
+use crate::checkpoint::Checksum;
 
 /// Documents end to end, numbered from 0 in the order of their files.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub(super) struct Corpus {
     pub(super) ends: Vec<u64>,
     pub(super) is_chat: bool,
     pub(super) text_bytes: u64,
+    /// Of the checksums of all its files.
+    pub(super) contents: Checksum,
     pub(super) largest_id: u32,
 }
 
@@ -38,9 +41,24 @@ impl Corpus {
             tokens += shard.footer.tokens;
             starts.push(tokens);
         }
+        let checksums: Vec<u8> = shards
+            .iter()
+            .flat_map(|shard| &shard.checksums)
+            .flat_map(|sum| sum.to_le_bytes())
+            .collect();
+        let contents = Checksum::of(&checksums);
         let text_bytes = shards.iter().map(|shard| shard.footer.text_bytes).sum();
         let largest_id = shards.iter().map(|shard| shard.footer.largest_id).max().unwrap_or(0);
-        Ok(Corpus { name: name.to_owned(), shards, starts, ends, is_chat, text_bytes, largest_id })
+        Ok(Corpus {
+            name: name.to_owned(),
+            shards,
+            starts,
+            ends,
+            is_chat,
+            text_bytes,
+            contents,
+            largest_id,
+        })
     }
 
     pub(super) fn tokens(&self) -> u64 {

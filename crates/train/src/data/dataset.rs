@@ -172,6 +172,7 @@ impl Dataset {
             documents: source.corpus.ends.len() as u64,
             tokens: source.corpus.tokens(),
             text_bytes: source.corpus.text_bytes,
+            contents: source.corpus.contents,
             rows: source.rows.count(),
             truncated: source.rows.truncated,
             without_answer: source.rows.without_answer,

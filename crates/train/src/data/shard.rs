@@ -34,6 +34,8 @@ pub(super) struct Shard {
     path: PathBuf,
     file: File,
     pub(super) footer: Footer,
+    /// Of its blocks, in their order.
+    pub(super) checksums: Vec<u32>,
     /// Number of tokens up to the end of each document.
     pub(super) ends: Vec<u64>,
 }
@@ -88,7 +90,7 @@ impl Shard {
                 "its table of documents contradicts itself".to_owned(),
             ));
         }
-        Ok(Shard { path: path.to_path_buf(), file, footer, ends })
+        Ok(Shard { path: path.to_path_buf(), file, footer, checksums, ends })
     }
 
     /// Appends the tokens of `range`.

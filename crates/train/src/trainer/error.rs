@@ -2,12 +2,14 @@
 
 use runtime::distributed::GroupError;
 
+use crate::basis::BasisError;
 use crate::checkpoint::CheckpointError;
 use crate::data::DataError;
 use crate::device::DeviceError;
 use crate::evaluate::EvaluateError;
 use crate::metrics::MetricsError;
 use crate::restore::RestoreError;
+use crate::setup::SetupError;
 use crate::state::StateError;
 
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +26,10 @@ pub enum TrainError {
     Restore(#[from] RestoreError),
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    #[error(transparent)]
+    Basis(#[from] BasisError),
     #[error(transparent)]
     Data(DataError),
     #[error(transparent)]

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{Setup, TrainError};
+use crate::basis::{self, Basis};
 use crate::checkpoint::{Checkpoint, Metadata};
 use crate::config::Config;
 use crate::device::StepResult;
@@ -64,13 +65,14 @@ impl Position {
         std::mem::take(&mut self.resumed)
     }
 
-    pub fn metadata(&self, setup: &Setup) -> Metadata {
+    pub fn metadata(&self, setup: &Setup, basis: &Basis) -> Metadata {
         let Model { config: model, companions, .. } = &setup.model;
         let mut sections = Map::new();
         let devices = setup.runtime.devices().iter().map(|device| device.kind().to_string());
         let kind = devices.into_iter().next().unwrap_or_default();
         for (name, value) in [
             ("position", serde_json::to_value(self).unwrap_or_default()),
+            (basis::SECTION, serde_json::to_value(basis).unwrap_or_default()),
             ("written_by", json!(concat!("fungible ", env!("CARGO_PKG_VERSION")))),
             // For information: a checkpoint belongs to no chip.
             ("device", json!(kind)),
