@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use graph::Role;
-use runtime::distributed::ProcessGroup;
+use runtime::distributed::{GroupError, ProcessGroup};
 use runtime::{Array, CompileInfo, Runtime};
 
 use crate::checkpoint::{Checkpoints, Keep, Latest, SaveArray, SaveTicket, Saved, Saver};
@@ -198,7 +198,9 @@ impl<'a> Trainer<'a> {
             if let Some(before) = pending.replace(started) {
                 self.record(before, false, &mut clock, &mut records)?;
             }
-            let stopping = self.agree_to_stop(stop.load(Ordering::Relaxed), step)?;
+            let stopping = agree_to_stop(&setup.group, stop.load(Ordering::Relaxed))?;
+            // Before a save, so that how the last one went is known at the end and not before.
+            self.hear_of_saves();
             let due = Due::at(step, &setup.config, stopping);
             if due.any()
                 && let Some(now) = pending.take()
@@ -213,7 +215,6 @@ impl<'a> Trainer<'a> {
                 // What was done besides is not part of a step's time.
                 clock.restart();
             }
-            self.hear_of_saves();
             if let Some(failure) = setup.group.failure() {
                 return Err(failure.into());
             }
@@ -240,17 +241,6 @@ impl<'a> Trainer<'a> {
         };
         let metrics = self.loaded.step(&texts, &scalars, &mut self.kept)?;
         Ok(Pending { step, learning_rate, metrics })
-    }
-
-    /// Whether all processes stop after this step, since one of them was asked to: a save is made by
-    /// all of them, of the same step.
-    fn agree_to_stop(&self, asked: bool, step: usize) -> Result<bool, TrainError> {
-        let group = &self.setup.group;
-        if group.count() == 1 {
-            return Ok(asked);
-        }
-        let all = group.all_gather(&format!("train/stop/{step}"), &[u8::from(asked)], AGREEMENT)?;
-        Ok(all.iter().any(|asked| asked.first() == Some(&1)))
     }
 
     /// Waits for a step, measures the loss on validation text if asked to, and writes down both.
@@ -358,6 +348,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// Tells how finished saves went. One that failed is no reason to stop: the one before is there.
+    /// That of the last step is one ([`Trainer::end`]).
     fn hear_of_saves(&mut self) {
         let mut waiting = Vec::new();
         for mut ticket in std::mem::take(&mut self.tickets) {
@@ -410,6 +401,16 @@ impl<'a> Trainer<'a> {
         }
         outcome
     }
+}
+
+/// Whether all processes stop now, since one of them was asked to: they save the same step, or none.
+/// All of them come here.
+///
+/// # Errors
+/// A group that has failed.
+pub fn agree_to_stop(group: &ProcessGroup, asked: bool) -> Result<bool, GroupError> {
+    let all = group.all_gather("train/stop", &[u8::from(asked)], AGREEMENT)?;
+    Ok(all.iter().any(|asked| asked.first() == Some(&1)))
 }
 
 /// What is to be done after a step.
