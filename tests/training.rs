@@ -22,7 +22,10 @@ use training::{EVERY, Left, Running, STEPS, TinyRun, assert_same, words};
 fn kill_after_first_checkpoint(tiny: &TinyRun, output: &str) -> Left {
     for _ in 0..20 {
         let left = tiny.left(output);
-        let command = &mut tiny.train(output, &["--overwrite"]);
+        if left.folder.exists() {
+            fs::remove_dir_all(&left.folder).unwrap();
+        }
+        let command = &mut tiny.train(output, &[]);
         let mut running = Running::start(command, tiny.sandbox.path("killed"));
         let there = running.wait_until(|| !left.saved_steps().is_empty());
         assert!(there, "{}", running.text("err"));
@@ -199,6 +202,16 @@ fn a_run_is_not_written_over_unasked() {
     let (_, said) = tiny.finish("out", &["--resume", "--set", "training.steps=45"]);
     assert!(said.stderr.contains("training.steps = 45 (was 40)"), "{}", said.stderr);
     assert_eq!(left.saved_steps(), [20, 40, 45]);
+
+    // What cannot start does not cost what is there.
+    let missing = format!("data.sources=[{{path={:?}}}]", tiny.sandbox.path("missing.txt"));
+    for (what, why) in [(missing.as_str(), "there is no data at `"), ("mesh.tensor=4", "`tensor`")] {
+        let saved = left.arrays(45);
+        let said = run(&mut tiny.train("out", &["--overwrite", "--set", what]));
+        said.fails_with(&[why]);
+        assert_eq!(left.saved_steps(), [20, 40, 45], "{what}");
+        assert!(left.arrays(45) == saved && left.records().len() == 45, "{what}");
+    }
 
     let (_, said) = tiny.finish("out", &["--overwrite", "--set", "training.steps=10"]);
     assert!(!said.stderr.contains("going on"), "{}", said.stderr);

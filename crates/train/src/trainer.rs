@@ -16,7 +16,9 @@ use graph::Role;
 use runtime::distributed::{GroupError, ProcessGroup};
 use runtime::{Array, CompileInfo, Runtime};
 
-use crate::checkpoint::{Checkpoints, Keep, Latest, SaveArray, SaveTicket, Saved, Saver};
+use crate::checkpoint::{
+    Checkpoint, Checkpoints, Keep, Latest, SaveArray, SaveTicket, Saved, Saver,
+};
 use crate::config::Config;
 use crate::data::{Batch, Data, DataError};
 use crate::device::{Loaded, Metrics, Scalars, StepResult};
@@ -83,6 +85,26 @@ pub struct Setup {
     pub group: Arc<ProcessGroup>,
 }
 
+/// Where a run begins.
+#[derive(Debug)]
+pub enum Beginning {
+    /// At its first step; there are no checkpoints.
+    Anew,
+    /// The same, and checkpoints of an earlier run are there, to be removed.
+    Overwriting,
+    /// Where this checkpoint was made. Later ones are removed.
+    After(Box<Latest>),
+}
+
+impl Beginning {
+    pub fn checkpoint(&self) -> Option<&Checkpoint> {
+        match self {
+            Beginning::Anew | Beginning::Overwriting => None,
+            Beginning::After(latest) => Some(&latest.checkpoint),
+        }
+    }
+}
+
 /// How a run came to its end.
 #[derive(Debug)]
 pub enum Outcome {
@@ -104,6 +126,8 @@ pub struct Trainer<'a> {
     saver: Saver,
     tickets: Vec<SaveTicket>,
     position: Position,
+    /// Whether checkpoints of later steps than this one may be there.
+    replaces: bool,
     on_event: &'a mut dyn FnMut(Event<'_>),
 }
 
@@ -115,43 +139,41 @@ struct Pending {
 }
 
 impl<'a> Trainer<'a> {
-    /// Compiles, and brings weights to the devices: those of `from` if there is such a checkpoint, else
-    /// as the model says.
+    /// Compiles, and brings weights to the devices: those of the checkpoint that the run begins with, if
+    /// there is one, else as the model says. No checkpoint is removed yet.
     ///
     /// # Errors
     /// A program that does not fit, weights that cannot be read, a checkpoint of another model.
     pub fn new(
         setup: &'a Setup,
         checkpoints: Checkpoints,
-        from: Option<&Latest>,
+        beginning: &Beginning,
         on_event: &'a mut dyn FnMut(Event<'_>),
     ) -> Result<Trainer<'a>, TrainError> {
         let Setup { config, model, options, runtime, group, .. } = setup;
         let program = step::train_step(&model.config, options)?;
-        if let Some(latest) = from {
-            restore::check(&latest.checkpoint, &program)?;
+        let from = beginning.checkpoint();
+        if let Some(checkpoint) = from {
+            restore::check(checkpoint, &program)?;
         }
         let keep = Keep { last: config.checkpoint.keep_last, best: config.checkpoint.keep_best };
-        let mut saver = Saver::new(&checkpoints, group.clone(), keep)?;
+        let saver = Saver::new(&checkpoints, group.clone(), keep)?;
         on_event(Event::Compiling { program: "train_step" });
         let loaded = Loaded::new(runtime, program)?;
         on_event(Event::Compiled { program: "train_step", info: loaded.info() });
         let evaluation = Evaluation::prepare(setup, on_event)?;
         let start = state::Source {
             start: &model.start,
-            checkpoint: from.map(|latest| &latest.checkpoint),
+            checkpoint: from,
             layers: model.config.num_hidden_layers,
         };
         let kept = state::load(loaded.program(), loaded.mesh(), &start, &mut |done, total| {
             on_event(Event::Weights { done, total });
         })?;
         let mut position = Position::default();
-        if let Some(latest) = from {
-            position = Position::of(&latest.checkpoint)?;
-            if group.is_first() {
-                saver.remove_after(latest.checkpoint.step())?;
-            }
-            let location = latest.checkpoint.location();
+        if let Some(checkpoint) = from {
+            position = Position::of(checkpoint)?;
+            let location = checkpoint.location();
             on_event(Event::Resumed { step: position.step, location: &location });
         }
         let kept = kept.into_iter().map(Arc::new).collect();
@@ -165,6 +187,7 @@ impl<'a> Trainer<'a> {
             saver,
             tickets,
             position,
+            replaces: !matches!(beginning, Beginning::Anew),
             on_event,
         })
     }
@@ -192,6 +215,10 @@ impl<'a> Trainer<'a> {
         let first = self.position.step;
         let rows = self.loaded.rows()?;
         let mut batches = Ahead::start(setup.data.training.clone(), first as u64, rows);
+        // Only here: what is wrong with data, mesh, weights or output must not cost what there was.
+        if self.replaces && setup.group.is_first() {
+            self.saver.remove_after(first as u64)?;
+        }
         for step in first + 1..=steps {
             let started = self.start(step, &mut batches)?;
             // The record of the step before is read while this one runs.

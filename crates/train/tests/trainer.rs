@@ -16,7 +16,7 @@ use support::{model, shared};
 use train::checkpoint::Checkpoints;
 use train::config::Config;
 use train::setup::{Model, step_options};
-use train::trainer::{Event, Outcome, Setup, Trainer};
+use train::trainer::{Beginning, Event, Outcome, Setup, Trainer};
 
 const CONFIG: &str = r#"
 [model]
@@ -96,7 +96,8 @@ fn a_last_save_that_fails_at_once_is_an_end_without_a_save() {
             _ => {}
         };
         let mut trainer =
-            Trainer::new(&place.setup, place.checkpoints(), None, &mut on_event).unwrap();
+            Trainer::new(&place.setup, place.checkpoints(), &Beginning::Anew, &mut on_event)
+                .unwrap();
         let end = trainer.run(&AtomicBool::new(stopped), None).unwrap();
         let Outcome::Unsaved(unsaved) = end else { panic!("{end:?}") };
         assert_eq!((unsaved.step, unsaved.stays), (last as u64, None));

@@ -12,10 +12,10 @@ use llm::ModelFiles;
 use runtime::distributed::{GroupOptions, Launch, LaunchFlags, ProcessGroup, Variables};
 use runtime::{PluginKind, Runtime, RuntimeOptions};
 use serde_json::json;
-use train::checkpoint::{Checkpoints, Latest};
+use train::checkpoint::Checkpoints;
 use train::config::Config;
 use train::setup::{Model, SavedModel, step_options};
-use train::trainer::{Outcome as End, Records, Setup, Trainer, saved_config};
+use train::trainer::{Beginning, Outcome as End, Records, Setup, Trainer, saved_config};
 
 use crate::arguments::TrainArguments;
 use crate::console::{self, BOLD, Progress, styled};
@@ -111,10 +111,10 @@ fn train(
     progress: &Progress,
 ) -> Outcome {
     let checkpoints = Checkpoints::open(&config.checkpoint.folder)?;
-    let latest = find_start(arguments, &config, &checkpoints, group)?;
-    let saved = match &latest {
-        Some(latest) => {
-            let before = saved_config(&latest.checkpoint)?;
+    let beginning = find_beginning(arguments, &config, &checkpoints, group)?;
+    let saved = match beginning.checkpoint() {
+        Some(checkpoint) => {
+            let before = saved_config(checkpoint)?;
             for difference in config.resumes(&before)? {
                 let text =
                     |value: &Option<String>| value.clone().unwrap_or_else(|| "nothing".into());
@@ -125,7 +125,7 @@ fn train(
                     text(&difference.before)
                 ));
             }
-            SavedModel::of(&latest.checkpoint)
+            SavedModel::of(checkpoint)
         }
         None => None,
     };
@@ -155,7 +155,7 @@ fn train(
     let setup = Setup { config, model: opened, data, options, runtime, group: group.clone() };
     let mut screen = show::Screen::new(progress, log_every, group.is_first());
     let mut on_event = |event: train::trainer::Event<'_>| screen.event(&event);
-    let mut trainer = Trainer::new(&setup, checkpoints, latest.as_ref(), &mut on_event)?;
+    let mut trainer = Trainer::new(&setup, checkpoints, &beginning, &mut on_event)?;
     // Only now is it certain that no other run is at work there.
     if group.is_first() {
         prepare_folder(&folder, &setup.config)?;
@@ -257,14 +257,13 @@ fn both(unwritten: Option<Failure>, end: Outcome) -> Outcome {
     }
 }
 
-/// The checkpoint to go on from, if there is to be one; checkpoints of another run are not written
-/// over unasked.
-fn find_start(
+/// Whether there is a checkpoint to go on from; those of another run are not written over unasked.
+fn find_beginning(
     arguments: &TrainArguments,
     config: &Config,
     checkpoints: &Checkpoints,
     group: &ProcessGroup,
-) -> Result<Option<Latest>, Failure> {
+) -> Result<Beginning, Failure> {
     if arguments.resume {
         let latest = checkpoints.agree_on_latest(group)?;
         match &latest {
@@ -283,7 +282,7 @@ fn find_start(
                 }
             }
         }
-        return Ok(latest);
+        return Ok(latest.map_or(Beginning::Anew, |latest| Beginning::After(Box::new(latest))));
     }
     let steps = checkpoints.list()?;
     match (steps.last(), arguments.overwrite) {
@@ -291,14 +290,8 @@ fn find_start(
             "{} has checkpoints up to step {last}: go on from there with --resume, start anew with --overwrite, or choose another output.folder",
             config.checkpoint.folder
         ))),
-        (Some(_), true) if group.is_first() => {
-            let alone: Arc<dyn train::checkpoint::Exchange> = Arc::new(train::checkpoint::Alone);
-            let keep = train::checkpoint::Keep::ALL;
-            let mut saver = train::checkpoint::Saver::new(checkpoints, alone, keep)?;
-            saver.remove_after(0)?;
-            Ok(None)
-        }
-        _ => Ok(None),
+        (Some(_), true) => Ok(Beginning::Overwriting),
+        (None, _) => Ok(Beginning::Anew),
     }
 }
 
