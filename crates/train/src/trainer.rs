@@ -197,6 +197,11 @@ impl<'a> Trainer<'a> {
         self.position.step
     }
 
+    /// Wall time of the run up to there, in seconds; none if it begins, or its checkpoint does not say.
+    pub fn seconds(&self) -> Option<f64> {
+        self.position.seconds
+    }
+
     /// Trains to the end, or until `stop` is set, which is looked at after every step. `records` is
     /// where what happens is written down: process 0 has one.
     ///
@@ -237,6 +242,8 @@ impl<'a> Trainer<'a> {
                     self.write_samples(step, &mut records);
                 }
                 if due.checkpoint {
+                    let seconds = records.as_ref().map(|records| records.seconds());
+                    self.position.seconds = seconds.or(self.position.seconds);
                     self.save(step)?;
                 }
                 // What was done besides is not part of a step's time.

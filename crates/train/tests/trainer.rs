@@ -15,8 +15,9 @@ use runtime::{CacheFolder, PluginKind};
 use support::{model, shared};
 use train::checkpoint::Checkpoints;
 use train::config::Config;
+use train::metrics::StepRecord;
 use train::setup::{Model, step_options};
-use train::trainer::{Beginning, Event, Outcome, Setup, Trainer};
+use train::trainer::{Beginning, Event, Outcome, Records, Setup, Trainer};
 
 const CONFIG: &str = r#"
 [model]
@@ -104,4 +105,44 @@ fn a_last_save_that_fails_at_once_is_an_end_without_a_save() {
         drop(trainer);
         assert!(warnings.is_empty(), "{warnings:?}");
     }
+}
+
+/// What a run costs is its wall time, with what is done between steps, however often it is stopped.
+#[test]
+fn wall_time_goes_on_with_the_run() {
+    const BETWEEN: Duration = Duration::from_millis(300);
+    let Some(place) = Place::new("wall_time_goes_on_with_the_run", &[]) else { return };
+    let mut between = |event: Event<'_>| {
+        if let Event::Step { .. } = event {
+            std::thread::sleep(BETWEEN);
+        }
+    };
+    let open = |trainer: &Trainer<'_>| {
+        let (step, seconds) = (trainer.step(), trainer.seconds());
+        Records::open(&place.setup, &place.output(), "tiny", step, seconds).unwrap()
+    };
+    let mut trainer =
+        Trainer::new(&place.setup, place.checkpoints(), &Beginning::Anew, &mut between).unwrap();
+    assert_eq!((trainer.step(), trainer.seconds()), (0, None));
+    let mut records = open(&trainer);
+    let end = trainer.run(&AtomicBool::new(true), Some(&mut records)).unwrap();
+    assert!(matches!(end, Outcome::Stopped { step: 1 }), "{end:?}");
+    drop((trainer, records));
+
+    let latest = place.checkpoints().latest().unwrap().unwrap();
+    let seconds = latest.checkpoint.sections()["position"]["seconds"].as_f64().unwrap();
+    let steps: Vec<StepRecord> =
+        train::metrics::read(&place.output().join("metrics.jsonl")).unwrap();
+    assert_eq!(steps.len(), 1);
+    assert!(seconds >= BETWEEN.as_secs_f64() + steps[0].seconds, "{seconds}: {steps:?}");
+    let beginning = Beginning::After(Box::new(latest));
+    let mut nothing = |_: Event<'_>| {};
+    let trainer =
+        Trainer::new(&place.setup, place.checkpoints(), &beginning, &mut nothing).unwrap();
+    assert_eq!((trainer.step(), trainer.seconds()), (1, Some(seconds)));
+    let end = open(&trainer).finish().unwrap();
+    assert!(end.summary.chip_seconds >= seconds, "{:?} of {seconds}", end.summary);
+    // Of a checkpoint that does not say it, the steps are known.
+    let records = Records::open(&place.setup, &place.output(), "tiny", 1, None).unwrap();
+    assert!(records.finish().unwrap().summary.chip_seconds >= steps[0].seconds);
 }

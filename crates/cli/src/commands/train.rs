@@ -168,7 +168,7 @@ fn train(
         ));
     }
     let mut records = match group.is_first() {
-        true => Some(Records::open(&setup, &folder, &title, first)?),
+        true => Some(Records::open(&setup, &folder, &title, first, trainer.seconds())?),
         false => None,
     };
     let stop = stop_on_signal()?;
