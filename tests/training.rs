@@ -103,6 +103,21 @@ fn a_run_that_is_asked_to_stop_saves_first() {
     assert!(resumed.arrays(step + 5) == whole.arrays(step + 5), "the ends differ");
 }
 
+/// What cannot be written at the end of a run that is stopped does not hide that it is saved.
+#[test]
+fn a_stopped_run_without_a_report_is_saved() {
+    let Some(tiny) = TinyRun::new("a_stopped_run_without_a_report_is_saved") else { return };
+    let left = tiny.left("stopped");
+    let command = &mut tiny.train("stopped", &["--set", "training.steps=1000000"]);
+    let mut running = Running::start(command, tiny.sandbox.path("stopped"));
+    assert!(running.wait_until(|| left.records().len() > 10), "{}", running.text("err"));
+    fs::create_dir_all(left.folder.join("report.html/in the way")).unwrap();
+    let said = running.terminate();
+    assert_eq!(said.code, Some(75), "{said:?}");
+    assert!(said.stderr.contains("warning: there is no report: "), "{said:?}");
+    assert_eq!(left.newest().unwrap().step(), left.records().len() as u64);
+}
+
 /// A short version of `bench/kills`.
 #[test]
 fn kills_lose_nothing_but_the_steps_since_the_last_checkpoint() {
@@ -205,7 +220,8 @@ fn a_run_is_not_written_over_unasked() {
 
     // What cannot start does not cost what is there.
     let missing = format!("data.sources=[{{path={:?}}}]", tiny.sandbox.path("missing.txt"));
-    for (what, why) in [(missing.as_str(), "there is no data at `"), ("mesh.tensor=4", "`tensor`")] {
+    for (what, why) in [(missing.as_str(), "there is no data at `"), ("mesh.tensor=4", "`tensor`")]
+    {
         let saved = left.arrays(45);
         let said = run(&mut tiny.train("out", &["--overwrite", "--set", what]));
         said.fails_with(&[why]);
@@ -276,6 +292,11 @@ fn a_run_that_diverges_ends() {
     let flags = skipped(&left);
     assert!(flags.len() < STEPS && flags.ends_with(&[true; 10]), "{flags:?}");
     assert!(!flags[0] && left.saved_steps().is_empty());
+    // Its curves are there to be looked at.
+    assert_eq!(said.code, Some(1));
+    assert!(said.stdout.contains(&format!("failed after step {}", flags.len())), "{said:?}");
+    let report = fs::read_to_string(left.folder.join("report.html")).unwrap();
+    assert!(report.contains("</html>"), "{report}");
     assert!(left.records().last().unwrap()["loss"].is_null());
 
     // Text of another kind, all of a sudden.

@@ -1,5 +1,6 @@
 //! `fungible train`: from a config file to a run, and what people see of it.
 
+mod end;
 pub mod show;
 pub mod target;
 
@@ -11,14 +12,13 @@ use std::time::Duration;
 use llm::ModelFiles;
 use runtime::distributed::{GroupOptions, Launch, LaunchFlags, ProcessGroup, Variables};
 use runtime::{PluginKind, Runtime, RuntimeOptions};
-use serde_json::json;
 use train::checkpoint::Checkpoints;
 use train::config::Config;
 use train::setup::{Model, SavedModel, step_options};
-use train::trainer::{Beginning, Outcome as End, Records, Setup, Trainer, saved_config};
+use train::trainer::{Beginning, Records, Setup, TrainError, Trainer, saved_config};
 
 use crate::arguments::TrainArguments;
-use crate::console::{self, BOLD, Progress, styled};
+use crate::console::{self, Progress};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::model;
 use crate::open::Place;
@@ -43,23 +43,20 @@ pub fn run(arguments: &TrainArguments) -> Outcome {
     let place = Place::find(arguments.device, arguments.plugin.as_deref(), &progress)?;
     let mesh = config.mesh.to_mesh();
     place.restart_if_needed(mesh.devices())?;
-    let (launch, group) = join(arguments, &config, &place)?;
-    let result = train(arguments, path, config, &place, launch.as_ref(), &group, &progress);
+    let processes = join(arguments, &config, &place)?;
+    let ended = train(arguments, path, config, &place, &processes, &progress);
     progress.clear();
-    match &result {
-        // The others end too, each with its own outcome.
-        Ok(_) => drop(group.leave()),
-        Err(failure) => group.fail(&failure.to_string()),
-    }
-    result
+    end::part(&processes.group, ended)
+}
+
+/// This process and the others.
+struct Processes {
+    launch: Option<Launch>,
+    group: Arc<ProcessGroup>,
 }
 
 /// Which process of how many this is, and the others.
-fn join(
-    arguments: &TrainArguments,
-    config: &Config,
-    place: &Place,
-) -> Result<(Option<Launch>, Arc<ProcessGroup>), Failure> {
+fn join(arguments: &TrainArguments, config: &Config, place: &Place) -> Result<Processes, Failure> {
     let processes = &arguments.processes;
     let flags = LaunchFlags {
         index: processes.process_id,
@@ -98,18 +95,18 @@ fn join(
             group.index()
         )));
     }
-    Ok((launch, Arc::new(group)))
+    Ok(Processes { launch, group: Arc::new(group) })
 }
 
+/// Answers as [`end::part`] takes it.
 fn train(
     arguments: &TrainArguments,
     path: &Path,
     config: Config,
     place: &Place,
-    launch: Option<&Launch>,
-    group: &Arc<ProcessGroup>,
+    Processes { launch, group }: &Processes,
     progress: &Progress,
-) -> Outcome {
+) -> Result<Outcome, Failure> {
     let checkpoints = Checkpoints::open(&config.checkpoint.folder)?;
     let beginning = find_beginning(arguments, &config, &checkpoints, group)?;
     let saved = match beginning.checkpoint() {
@@ -172,89 +169,16 @@ fn train(
         false => None,
     };
     let stop = stop_on_signal()?;
-    let end = trainer.run(&stop, records.as_mut())?;
+    let ended = trainer.run(&stop, records.as_mut());
     drop(trainer);
     progress.clear();
-    let Some(records) = records else { return exit_of(end) };
-    let (written, unwritten) = match records.finish() {
-        Ok(written) => (Some(written), None),
-        Err(error) => (None, Some(Failure::from(error))),
+    // Saves are agreed on, and all have the same loss: with these ends all processes end.
+    let everywhere = matches!(ended, Ok(_) | Err(TrainError::Diverged { .. }));
+    let outcome = match records {
+        Some(records) => end::tell(&setup, records, &screen, ended, arguments.json),
+        None => end::outcome(ended),
     };
-    let report = written.as_ref().map(|written| &written.report);
-    let summary = written.as_ref().map(|written| &written.summary);
-    if arguments.json {
-        let last = screen.last_record();
-        console::line(json!({
-            "outcome": match &end {
-                End::Finished => "finished",
-                End::Stopped { .. } => "stopped",
-                End::Unsaved(_) => "unsaved",
-            },
-            "last": last,
-            "checkpoints": setup.config.checkpoint.folder,
-            "report": report,
-            "cost": summary,
-        }));
-        return both(unwritten, exit_of(end));
-    }
-    let folder_text = folder.display();
-    let headline = match &end {
-        End::Finished => format!("trained {} steps", setup.config.training.steps),
-        End::Stopped { step } => format!("stopped after step {step}, saved"),
-        End::Unsaved(unsaved) => format!("ended after step {}, not saved", unsaved.step),
-    };
-    console::styled_line(styled(BOLD, &headline));
-    if let Some(text) = screen.result() {
-        console::line(format_args!("  {text}"));
-    }
-    if let Some(report) = report {
-        console::line(format_args!("  report       {}", report.display()));
-    }
-    console::line(format_args!("  checkpoints  {}", setup.config.checkpoint.folder));
-    match &end {
-        End::Finished => console::line(format_args!(
-            "  next         fungible export {folder_text} {folder_text}/model"
-        )),
-        End::Stopped { .. } | End::Unsaved(_) => {
-            console::line(format_args!("  go on with   {}", same_command_resuming()));
-        }
-    }
-    if let Some(summary) = summary {
-        console::line(summary);
-    }
-    both(unwritten, exit_of(end))
-}
-
-/// This command, with all its flags, as it goes on.
-fn same_command_resuming() -> String {
-    let is_kept = |word: &String| word != "--resume" && word != "--overwrite";
-    let words = std::env::args().skip(1).filter(is_kept).map(|word| {
-        match word.chars().all(|c| c.is_ascii_alphanumeric() || "-_=./:,@".contains(c)) {
-            true => word,
-            false => format!("'{}'", word.replace('\'', "'\\''")),
-        }
-    });
-    format!("fungible {} --resume", words.collect::<Vec<_>>().join(" "))
-}
-
-fn exit_of(end: End) -> Outcome {
-    match end {
-        End::Finished => Ok(()),
-        End::Stopped { .. } => Err(Failure::silent(Exit::Stopped)),
-        End::Unsaved(unsaved) => Err(unsaved.into()),
-    }
-}
-
-/// A report that could not be written fails a run, but what else went wrong is worse.
-fn both(unwritten: Option<Failure>, end: Outcome) -> Outcome {
-    match (unwritten, end) {
-        (Some(unwritten), Err(end)) if !end.is_silent() => {
-            console::warning(&format!("there is no report: {unwritten}"));
-            Err(end)
-        }
-        (Some(unwritten), _) => Err(unwritten),
-        (None, end) => end,
-    }
+    if everywhere { Ok(outcome) } else { outcome.map(Ok) }
 }
 
 /// Whether there is a checkpoint to go on from; those of another run are not written over unasked.
