@@ -103,6 +103,28 @@ fn a_run_that_is_asked_to_stop_saves_first() {
     assert!(resumed.arrays(step + 5) == whole.arrays(step + 5), "the ends differ");
 }
 
+/// Before there is anything to save, nothing is waited for.
+#[test]
+fn a_run_that_is_asked_to_stop_before_its_first_step_ends() {
+    let test = "a_run_that_is_asked_to_stop_before_its_first_step_ends";
+    let Some(tiny) = TinyRun::new(test) else { return };
+    fs::write(tiny.sandbox.path("text.txt"), words(300_000)).unwrap();
+    let left = tiny.left("stopped");
+    for phase in ["learning a vocabulary", "tokenizing"] {
+        let command = &mut tiny.train_anew("stopped", &[]);
+        let output = tiny.sandbox.path("stopping");
+        let mut running = Running::start(command, output.clone());
+        let said = || fs::read_to_string(output.with_extension("err")).unwrap();
+        assert!(running.wait_until(|| said().contains(phase)), "{}", said());
+        let said = running.terminate();
+        assert_eq!(said.code, Some(75), "{said:?}");
+        assert!(said.stderr.contains("stopped before the first step"), "{said:?}");
+        assert!(left.saved_steps().is_empty() && left.records().is_empty(), "{said:?}");
+    }
+    run(&mut tiny.train_anew("stopped", &["--set", "training.steps=5"])).success();
+    assert_eq!(left.saved_steps(), [5]);
+}
+
 /// What cannot be written at the end of a run that is stopped does not hide that it is saved.
 #[test]
 fn a_stopped_run_without_a_report_is_saved() {

@@ -2,11 +2,11 @@
 
 mod end;
 pub mod show;
+mod stop;
 pub mod target;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use llm::ModelFiles;
@@ -22,6 +22,8 @@ use crate::console::{self, Progress};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::model;
 use crate::open::Place;
+
+use stop::Stop;
 
 /// How long processes wait for each other to say what they are about to do.
 const AGREEMENT: Duration = Duration::from_secs(300);
@@ -40,11 +42,14 @@ pub fn run(arguments: &TrainArguments) -> Outcome {
         return target::compile_only(&config, &arguments.target, arguments.json);
     }
     let progress = Arc::new(Progress::new());
+    // Before all that may take long.
+    let stop = Stop::on_signal(progress.clone())?;
     let place = Place::find(arguments.device, arguments.plugin.as_deref(), &progress)?;
     let mesh = config.mesh.to_mesh();
     place.restart_if_needed(mesh.devices())?;
     let processes = join(arguments, &config, &place)?;
-    let ended = train(arguments, path, config, &place, &processes, &progress);
+    stop.joined(&processes.group);
+    let ended = train(arguments, path, config, &place, &processes, &stop, &progress);
     progress.clear();
     end::part(&processes.group, ended)
 }
@@ -105,6 +110,7 @@ fn train(
     config: Config,
     place: &Place,
     Processes { launch, group }: &Processes,
+    stop: &Stop,
     progress: &Progress,
 ) -> Result<Outcome, Failure> {
     let checkpoints = Checkpoints::open(&config.checkpoint.folder)?;
@@ -140,6 +146,10 @@ fn train(
     for source in data.training.sources() {
         show::source(progress, &source);
     }
+    let stopped = || Ok(Err(Failure::silent(Exit::Stopped)));
+    if stop.before_training(group)? {
+        return stopped();
+    }
     let mut runtime_options =
         RuntimeOptions::new(place.kind).with_cpu_devices(options.mesh.devices());
     if let Some(launch) = launch {
@@ -153,6 +163,10 @@ fn train(
     let mut screen = show::Screen::new(progress, log_every, group.is_first());
     let mut on_event = |event: train::trainer::Event<'_>| screen.event(&event);
     let mut trainer = Trainer::new(&setup, checkpoints, &beginning, &mut on_event)?;
+    if stop.before_training(group)? {
+        return stopped();
+    }
+    stop.training_begins();
     // Only now is it certain that no other run is at work there.
     if group.is_first() {
         prepare_folder(&folder, &setup.config)?;
@@ -168,8 +182,7 @@ fn train(
         true => Some(Records::open(&setup, &folder, &title, first, trainer.seconds())?),
         false => None,
     };
-    let stop = stop_on_signal()?;
-    let ended = trainer.run(&stop, records.as_mut());
+    let ended = trainer.run(stop.asked(), records.as_mut());
     drop(trainer);
     progress.clear();
     // Saves are agreed on, and all have the same loss: with these ends all processes end.
@@ -227,17 +240,4 @@ fn prepare_folder(folder: &Path, config: &Config) -> Outcome {
     // As it was resolved, so that the run can be told from its folder alone.
     let file = folder.join("config.toml");
     std::fs::write(&file, config.to_toml()).map_err(|error| failed("write", &file, error))
-}
-
-/// Set by the first SIGTERM, SIGINT or SIGHUP; the second ends the process.
-fn stop_on_signal() -> Result<Arc<AtomicBool>, Failure> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let set = stop.clone();
-    ctrlc::set_handler(move || {
-        if set.swap(true, Ordering::Relaxed) {
-            std::process::exit(Exit::Interrupted as i32);
-        }
-        console::remark("stopping after this step, with everything saved (once more ends at once)");
-    })?;
-    Ok(stop)
 }
