@@ -22,7 +22,10 @@ use training::{EVERY, Left, Running, STEPS, TinyRun, assert_same, words};
 fn kill_after_first_checkpoint(tiny: &TinyRun, output: &str) -> Left {
     for _ in 0..20 {
         let left = tiny.left(output);
-        let command = &mut tiny.train(output, &["--overwrite"]);
+        if left.folder.exists() {
+            fs::remove_dir_all(&left.folder).unwrap();
+        }
+        let command = &mut tiny.train(output, &[]);
         let mut running = Running::start(command, tiny.sandbox.path("killed"));
         let there = running.wait_until(|| !left.saved_steps().is_empty());
         assert!(there, "{}", running.text("err"));
@@ -98,6 +101,43 @@ fn a_run_that_is_asked_to_stop_saves_first() {
     // A run's last step is always measured on the validation text: leave that out.
     assert_eq!(resumed.losses(), whole.losses());
     assert!(resumed.arrays(step + 5) == whole.arrays(step + 5), "the ends differ");
+}
+
+/// Before there is anything to save, nothing is waited for.
+#[test]
+fn a_run_that_is_asked_to_stop_before_its_first_step_ends() {
+    let test = "a_run_that_is_asked_to_stop_before_its_first_step_ends";
+    let Some(tiny) = TinyRun::new(test) else { return };
+    fs::write(tiny.sandbox.path("text.txt"), words(300_000)).unwrap();
+    let left = tiny.left("stopped");
+    for phase in ["learning a vocabulary", "tokenizing"] {
+        let command = &mut tiny.train_anew("stopped", &[]);
+        let output = tiny.sandbox.path("stopping");
+        let mut running = Running::start(command, output.clone());
+        let said = || fs::read_to_string(output.with_extension("err")).unwrap();
+        assert!(running.wait_until(|| said().contains(phase)), "{}", said());
+        let said = running.terminate();
+        assert_eq!(said.code, Some(75), "{said:?}");
+        assert!(said.stderr.contains("stopped before the first step"), "{said:?}");
+        assert!(left.saved_steps().is_empty() && left.records().is_empty(), "{said:?}");
+    }
+    run(&mut tiny.train_anew("stopped", &["--set", "training.steps=5"])).success();
+    assert_eq!(left.saved_steps(), [5]);
+}
+
+/// What cannot be written at the end of a run that is stopped does not hide that it is saved.
+#[test]
+fn a_stopped_run_without_a_report_is_saved() {
+    let Some(tiny) = TinyRun::new("a_stopped_run_without_a_report_is_saved") else { return };
+    let left = tiny.left("stopped");
+    let command = &mut tiny.train("stopped", &["--set", "training.steps=1000000"]);
+    let mut running = Running::start(command, tiny.sandbox.path("stopped"));
+    assert!(running.wait_until(|| left.records().len() > 10), "{}", running.text("err"));
+    fs::create_dir_all(left.folder.join("report.html/in the way")).unwrap();
+    let said = running.terminate();
+    assert_eq!(said.code, Some(75), "{said:?}");
+    assert!(said.stderr.contains("warning: there is no report: "), "{said:?}");
+    assert_eq!(left.newest().unwrap().step(), left.records().len() as u64);
 }
 
 /// A short version of `bench/kills`.
@@ -199,6 +239,17 @@ fn a_run_is_not_written_over_unasked() {
     let (_, said) = tiny.finish("out", &["--resume", "--set", "training.steps=45"]);
     assert!(said.stderr.contains("training.steps = 45 (was 40)"), "{}", said.stderr);
     assert_eq!(left.saved_steps(), [20, 40, 45]);
+
+    // What cannot start does not cost what is there.
+    let missing = format!("data.sources=[{{path={:?}}}]", tiny.sandbox.path("missing.txt"));
+    for (what, why) in [(missing.as_str(), "there is no data at `"), ("mesh.tensor=4", "`tensor`")]
+    {
+        let saved = left.arrays(45);
+        let said = run(&mut tiny.train("out", &["--overwrite", "--set", what]));
+        said.fails_with(&[why]);
+        assert_eq!(left.saved_steps(), [20, 40, 45], "{what}");
+        assert!(left.arrays(45) == saved && left.records().len() == 45, "{what}");
+    }
 
     let (_, said) = tiny.finish("out", &["--overwrite", "--set", "training.steps=10"]);
     assert!(!said.stderr.contains("going on"), "{}", said.stderr);
@@ -308,6 +359,11 @@ fn a_run_that_diverges_ends() {
     let flags = skipped(&left);
     assert!(flags.len() < STEPS && flags.ends_with(&[true; 10]), "{flags:?}");
     assert!(!flags[0] && left.saved_steps().is_empty());
+    // Its curves are there to be looked at.
+    assert_eq!(said.code, Some(1));
+    assert!(said.stdout.contains(&format!("failed after step {}", flags.len())), "{said:?}");
+    let report = fs::read_to_string(left.folder.join("report.html")).unwrap();
+    assert!(report.contains("</html>"), "{report}");
     assert!(left.records().last().unwrap()["loss"].is_null());
 
     // Text of another kind, all of a sudden.

@@ -45,6 +45,7 @@ mod tests {
     use runtime::distributed::{GroupOptions, Launch, LaunchFlags, Variables};
 
     use super::*;
+    use crate::trainer::agree_to_stop;
 
     fn join(index: u32, coordinator: &str) -> ProcessGroup {
         let flags = LaunchFlags {
@@ -81,5 +82,28 @@ mod tests {
             run(0);
             other.join().unwrap();
         });
+    }
+
+    /// A signal may reach one host only, and the others would wait for it.
+    #[test]
+    fn all_stop_when_one_is_asked_to() {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let coordinator = format!("127.0.0.1:{port}");
+        let run = |index: u32| {
+            let group = join(index, &coordinator);
+            for asked in [[false, false], [false, true], [true, false], [true, true]] {
+                let stops = agree_to_stop(&group, asked[index as usize]).unwrap();
+                assert_eq!(stops, asked.contains(&true), "{asked:?}");
+            }
+            group.leave().unwrap();
+        };
+        std::thread::scope(|scope| {
+            let run = &run;
+            let other = scope.spawn(move || run(1));
+            run(0);
+            other.join().unwrap();
+        });
+        assert!(agree_to_stop(&ProcessGroup::alone(), true).unwrap());
+        assert!(!agree_to_stop(&ProcessGroup::alone(), false).unwrap());
     }
 }

@@ -28,7 +28,7 @@ pub use log::{Kept, StepLog, Stepped, read};
 pub use tensorboard::TensorBoard;
 
 /// One step, which is one line of `metrics.jsonl`. Tokens and seconds are the step's own: a sum over
-/// the lines is the run's, however often it was resumed.
+/// the lines is that of all steps, however often the run was resumed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
     /// From 1: the number of updates after this one.
@@ -41,8 +41,9 @@ pub struct StepRecord {
     pub grad_norm: f64,
     /// Learning rate.
     pub lr: f64,
-    /// Tokens that were trained on, padding left out.
+    /// Tokens that went through the model, padding left out. Not all of them count in the loss.
     pub tokens: usize,
+    /// Validation, samples and saving are left out.
     pub seconds: f64,
     pub tokens_per_second: f64,
     /// Model FLOPs utilization, from 0 to 1; none where the chip's peak is not known.

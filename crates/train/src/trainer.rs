@@ -13,11 +13,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use graph::Role;
-use runtime::distributed::ProcessGroup;
+use runtime::distributed::{GroupError, ProcessGroup};
 use runtime::{Array, CompileInfo, Runtime};
 
 use crate::basis::Basis;
-use crate::checkpoint::{Checkpoints, Keep, Latest, SaveArray, SaveTicket, Saved, Saver};
+use crate::checkpoint::{
+    Checkpoint, Checkpoints, Keep, Latest, SaveArray, SaveTicket, Saved, Saver,
+};
 use crate::config::Config;
 use crate::data::{Batch, Data, DataError};
 use crate::device::{Loaded, Metrics, Scalars, StepResult};
@@ -84,6 +86,26 @@ pub struct Setup {
     pub group: Arc<ProcessGroup>,
 }
 
+/// Where a run begins.
+#[derive(Debug)]
+pub enum Beginning {
+    /// At its first step; there are no checkpoints.
+    Anew,
+    /// The same, and checkpoints of an earlier run are there, to be removed.
+    Overwriting,
+    /// Where this checkpoint was made. Later ones are removed.
+    After(Box<Latest>),
+}
+
+impl Beginning {
+    pub fn checkpoint(&self) -> Option<&Checkpoint> {
+        match self {
+            Beginning::Anew | Beginning::Overwriting => None,
+            Beginning::After(latest) => Some(&latest.checkpoint),
+        }
+    }
+}
+
 /// How a run came to its end.
 #[derive(Debug)]
 pub enum Outcome {
@@ -106,6 +128,8 @@ pub struct Trainer<'a> {
     tickets: Vec<SaveTicket>,
     position: Position,
     basis: Basis,
+    /// Whether checkpoints of later steps than this one may be there.
+    replaces: bool,
     on_event: &'a mut dyn FnMut(Event<'_>),
 }
 
@@ -117,15 +141,15 @@ struct Pending {
 }
 
 impl<'a> Trainer<'a> {
-    /// Compiles, and brings weights to the devices: those of `from` if there is such a checkpoint, else
-    /// as the model says.
+    /// Compiles, and brings weights to the devices: those of the checkpoint that the run begins with, if
+    /// there is one, else as the model says. No checkpoint is removed yet.
     ///
     /// # Errors
     /// A program that does not fit, weights that cannot be read, a checkpoint of another model.
     pub fn new(
         setup: &'a Setup,
         checkpoints: Checkpoints,
-        from: Option<&Latest>,
+        beginning: &Beginning,
         on_event: &'a mut dyn FnMut(Event<'_>),
     ) -> Result<Trainer<'a>, TrainError> {
         let Setup { config, model, options, runtime, group, .. } = setup;
@@ -133,10 +157,11 @@ impl<'a> Trainer<'a> {
         let basis = Basis::of(model, &setup.data.training, config.lora.is_some())?;
         let own = serde_json::to_vec(&basis).unwrap_or_default();
         basis.agrees(group.index(), &group.all_gather("train/basis", &own, AGREEMENT)?)?;
-        if let Some(latest) = from {
-            restore::check(&latest.checkpoint, &program)?;
-            if let Some(before) = Basis::saved(&latest.checkpoint) {
-                for path in basis.goes_on_from(&before, &latest.checkpoint)? {
+        let from = beginning.checkpoint();
+        if let Some(checkpoint) = from {
+            restore::check(checkpoint, &program)?;
+            if let Some(before) = Basis::saved(checkpoint) {
+                for path in basis.goes_on_from(&before, checkpoint)? {
                     on_event(Event::Warning(format!(
                         "{path} is not what it was when the run was saved: which rows come from here on \
                          has changed"
@@ -145,26 +170,23 @@ impl<'a> Trainer<'a> {
             }
         }
         let keep = Keep { last: config.checkpoint.keep_last, best: config.checkpoint.keep_best };
-        let mut saver = Saver::new(&checkpoints, group.clone(), keep)?;
+        let saver = Saver::new(&checkpoints, group.clone(), keep)?;
         on_event(Event::Compiling { program: "train_step" });
         let loaded = Loaded::new(runtime, program)?;
         on_event(Event::Compiled { program: "train_step", info: loaded.info() });
         let evaluation = Evaluation::prepare(setup, on_event)?;
         let start = state::Source {
             start: &model.start,
-            checkpoint: from.map(|latest| &latest.checkpoint),
+            checkpoint: from,
             layers: model.config.num_hidden_layers,
         };
         let kept = state::load(loaded.program(), loaded.mesh(), &start, &mut |done, total| {
             on_event(Event::Weights { done, total });
         })?;
         let mut position = Position::default();
-        if let Some(latest) = from {
-            position = Position::of(&latest.checkpoint)?;
-            if group.is_first() {
-                saver.remove_after(latest.checkpoint.step())?;
-            }
-            let location = latest.checkpoint.location();
+        if let Some(checkpoint) = from {
+            position = Position::of(checkpoint)?;
+            let location = checkpoint.location();
             on_event(Event::Resumed { step: position.step, location: &location });
         }
         let kept = kept.into_iter().map(Arc::new).collect();
@@ -179,6 +201,7 @@ impl<'a> Trainer<'a> {
             tickets,
             position,
             basis,
+            replaces: !matches!(beginning, Beginning::Anew),
             on_event,
         })
     }
@@ -186,6 +209,11 @@ impl<'a> Trainer<'a> {
     /// The step after which the run goes on.
     pub fn step(&self) -> usize {
         self.position.step
+    }
+
+    /// Wall time of the run up to there, in seconds; none if it begins, or its checkpoint does not say.
+    pub fn seconds(&self) -> Option<f64> {
+        self.position.seconds
     }
 
     /// Trains to the end, or until `stop` is set, which is looked at after every step. `records` is
@@ -206,13 +234,19 @@ impl<'a> Trainer<'a> {
         let first = self.position.step;
         let rows = self.loaded.rows()?;
         let mut batches = Ahead::start(setup.data.training.clone(), first as u64, rows);
+        // Only here: what is wrong with data, mesh, weights or output must not cost what there was.
+        if self.replaces && setup.group.is_first() {
+            self.saver.remove_after(first as u64)?;
+        }
         for step in first + 1..=steps {
             let started = self.start(step, &mut batches)?;
             // The record of the step before is read while this one runs.
             if let Some(before) = pending.replace(started) {
                 self.record(before, false, &mut clock, &mut records)?;
             }
-            let stopping = self.agree_to_stop(stop.load(Ordering::Relaxed), step)?;
+            let stopping = agree_to_stop(&setup.group, stop.load(Ordering::Relaxed))?;
+            // Before a save, so that how the last one went is known at the end and not before.
+            self.hear_of_saves();
             let due = Due::at(step, &setup.config, stopping);
             if due.any()
                 && let Some(now) = pending.take()
@@ -222,12 +256,13 @@ impl<'a> Trainer<'a> {
                     self.write_samples(step, &mut records);
                 }
                 if due.checkpoint {
+                    let seconds = records.as_ref().map(|records| records.seconds());
+                    self.position.seconds = seconds.or(self.position.seconds);
                     self.save(step)?;
                 }
                 // What was done besides is not part of a step's time.
                 clock.restart();
             }
-            self.hear_of_saves();
             if let Some(failure) = setup.group.failure() {
                 return Err(failure.into());
             }
@@ -254,17 +289,6 @@ impl<'a> Trainer<'a> {
         };
         let metrics = self.loaded.step(&texts, &scalars, &mut self.kept)?;
         Ok(Pending { step, learning_rate, metrics })
-    }
-
-    /// Whether all processes stop after this step, since one of them was asked to: a save is made by
-    /// all of them, of the same step.
-    fn agree_to_stop(&self, asked: bool, step: usize) -> Result<bool, TrainError> {
-        let group = &self.setup.group;
-        if group.count() == 1 {
-            return Ok(asked);
-        }
-        let all = group.all_gather(&format!("train/stop/{step}"), &[u8::from(asked)], AGREEMENT)?;
-        Ok(all.iter().any(|asked| asked.first() == Some(&1)))
     }
 
     /// Waits for a step, measures the loss on validation text if asked to, and writes down both.
@@ -372,6 +396,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// Tells how finished saves went. One that failed is no reason to stop: the one before is there.
+    /// That of the last step is one ([`Trainer::end`]).
     fn hear_of_saves(&mut self) {
         let mut waiting = Vec::new();
         for mut ticket in std::mem::take(&mut self.tickets) {
@@ -424,6 +449,16 @@ impl<'a> Trainer<'a> {
         }
         outcome
     }
+}
+
+/// Whether all processes stop now, since one of them was asked to: they save the same step, or none.
+/// All of them come here.
+///
+/// # Errors
+/// A group that has failed.
+pub fn agree_to_stop(group: &ProcessGroup, asked: bool) -> Result<bool, GroupError> {
+    let all = group.all_gather("train/stop", &[u8::from(asked)], AGREEMENT)?;
+    Ok(all.iter().any(|asked| asked.first() == Some(&1)))
 }
 
 /// What is to be done after a step.

@@ -229,18 +229,19 @@ fn event_files_hold_what_was_recorded() {
     files.sort();
     assert_eq!(files.len(), 2);
     let events = records_of(&fs::read(&files[0]).unwrap());
-    assert_eq!(events.len(), 3);
+    assert_eq!(events.len(), 4);
     let holds = |event: &[u8], text: &str| {
         event.windows(text.len()).any(|window| window == text.as_bytes())
     };
     assert!(holds(&events[0], "brain.Event:2"));
+    // A session starts (field 7, status 1) at step 1 (field 2): what was there before is another run's.
+    assert_eq!(events[1][9..], [0x10, 1, 0x3a, 2, 0x08, 1]);
     for tag in ["train/loss", "train/grad_norm", "train/learning_rate", "validation/loss"] {
-        assert!(holds(&events[1], tag), "{tag}");
+        assert!(holds(&events[2], tag), "{tag}");
     }
-    assert!(!holds(&events[1], "train/mfu"));
-    assert!(holds(&events[2], "samples/ROMEO:") && holds(&events[2], "    ROMEO:\n    What?"));
+    assert!(!holds(&events[2], "train/mfu"));
+    assert!(holds(&events[3], "samples/ROMEO:") && holds(&events[3], "    ROMEO:\n    What?"));
     let events = records_of(&fs::read(&files[1]).unwrap());
-    // Step 2 (field 2) and a session that starts (field 7, status 1).
     assert_eq!(events.len(), 2);
     assert_eq!(events[1][9..], [0x10, 2, 0x3a, 2, 0x08, 1]);
 }

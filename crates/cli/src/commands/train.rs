@@ -1,27 +1,29 @@
 //! `fungible train`: from a config file to a run, and what people see of it.
 
+mod end;
 pub mod show;
+mod stop;
 pub mod target;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use llm::ModelFiles;
 use runtime::distributed::{GroupOptions, Launch, LaunchFlags, ProcessGroup, Variables};
 use runtime::{PluginKind, Runtime, RuntimeOptions};
-use serde_json::json;
-use train::checkpoint::{Checkpoints, Latest};
+use train::checkpoint::Checkpoints;
 use train::config::Config;
 use train::setup::{Model, SavedModel, step_options};
-use train::trainer::{Outcome as End, Records, Setup, Trainer, saved_config};
+use train::trainer::{Beginning, Records, Setup, TrainError, Trainer, saved_config};
 
 use crate::arguments::TrainArguments;
-use crate::console::{self, BOLD, Progress, styled};
+use crate::console::{self, Progress};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::model;
 use crate::open::Place;
+
+use stop::Stop;
 
 /// How long processes wait for each other to say what they are about to do.
 const AGREEMENT: Duration = Duration::from_secs(300);
@@ -40,26 +42,26 @@ pub fn run(arguments: &TrainArguments) -> Outcome {
         return target::compile_only(&config, &arguments.target, arguments.json);
     }
     let progress = Arc::new(Progress::new());
+    // Before all that may take long.
+    let stop = Stop::on_signal(progress.clone())?;
     let place = Place::find(arguments.device, arguments.plugin.as_deref(), &progress)?;
     let mesh = config.mesh.to_mesh();
     place.restart_if_needed(mesh.devices())?;
-    let (launch, group) = join(arguments, &config, &place)?;
-    let result = train(arguments, path, config, &place, launch.as_ref(), &group, &progress);
+    let processes = join(arguments, &config, &place)?;
+    stop.joined(&processes.group);
+    let ended = train(arguments, path, config, &place, &processes, &stop, &progress);
     progress.clear();
-    match &result {
-        // The others end too, each with its own outcome.
-        Ok(_) => drop(group.leave()),
-        Err(failure) => group.fail(&failure.to_string()),
-    }
-    result
+    end::part(&processes.group, ended)
+}
+
+/// This process and the others.
+struct Processes {
+    launch: Option<Launch>,
+    group: Arc<ProcessGroup>,
 }
 
 /// Which process of how many this is, and the others.
-fn join(
-    arguments: &TrainArguments,
-    config: &Config,
-    place: &Place,
-) -> Result<(Option<Launch>, Arc<ProcessGroup>), Failure> {
+fn join(arguments: &TrainArguments, config: &Config, place: &Place) -> Result<Processes, Failure> {
     let processes = &arguments.processes;
     let flags = LaunchFlags {
         index: processes.process_id,
@@ -98,23 +100,24 @@ fn join(
             group.index()
         )));
     }
-    Ok((launch, Arc::new(group)))
+    Ok(Processes { launch, group: Arc::new(group) })
 }
 
+/// Answers as [`end::part`] takes it.
 fn train(
     arguments: &TrainArguments,
     path: &Path,
     config: Config,
     place: &Place,
-    launch: Option<&Launch>,
-    group: &Arc<ProcessGroup>,
+    Processes { launch, group }: &Processes,
+    stop: &Stop,
     progress: &Progress,
-) -> Outcome {
+) -> Result<Outcome, Failure> {
     let checkpoints = Checkpoints::open(&config.checkpoint.folder)?;
-    let latest = find_start(arguments, &config, &checkpoints, group)?;
-    let saved = match &latest {
-        Some(latest) => {
-            let before = saved_config(&latest.checkpoint)?;
+    let beginning = find_beginning(arguments, &config, &checkpoints, group)?;
+    let saved = match beginning.checkpoint() {
+        Some(checkpoint) => {
+            let before = saved_config(checkpoint)?;
             for difference in config.resumes(&before)? {
                 let text =
                     |value: &Option<String>| value.clone().unwrap_or_else(|| "nothing".into());
@@ -125,7 +128,7 @@ fn train(
                     text(&difference.before)
                 ));
             }
-            SavedModel::of(&latest.checkpoint)
+            SavedModel::of(checkpoint)
         }
         None => None,
     };
@@ -143,6 +146,10 @@ fn train(
     for source in data.training.sources() {
         show::source(progress, &source);
     }
+    let stopped = || Ok(Err(Failure::silent(Exit::Stopped)));
+    if stop.before_training(group)? {
+        return stopped();
+    }
     let mut runtime_options =
         RuntimeOptions::new(place.kind).with_cpu_devices(options.mesh.devices());
     if let Some(launch) = launch {
@@ -155,7 +162,11 @@ fn train(
     let setup = Setup { config, model: opened, data, options, runtime, group: group.clone() };
     let mut screen = show::Screen::new(progress, log_every, group.is_first());
     let mut on_event = |event: train::trainer::Event<'_>| screen.event(&event);
-    let mut trainer = Trainer::new(&setup, checkpoints, latest.as_ref(), &mut on_event)?;
+    let mut trainer = Trainer::new(&setup, checkpoints, &beginning, &mut on_event)?;
+    if stop.before_training(group)? {
+        return stopped();
+    }
+    stop.training_begins();
     // Only now is it certain that no other run is at work there.
     if group.is_first() {
         prepare_folder(&folder, &setup.config)?;
@@ -168,103 +179,28 @@ fn train(
         ));
     }
     let mut records = match group.is_first() {
-        true => Some(Records::open(&setup, &folder, &title, first)?),
+        true => Some(Records::open(&setup, &folder, &title, first, trainer.seconds())?),
         false => None,
     };
-    let stop = stop_on_signal()?;
-    let end = trainer.run(&stop, records.as_mut())?;
+    let ended = trainer.run(stop.asked(), records.as_mut());
     drop(trainer);
     progress.clear();
-    let Some(records) = records else { return exit_of(end) };
-    let (written, unwritten) = match records.finish() {
-        Ok(written) => (Some(written), None),
-        Err(error) => (None, Some(Failure::from(error))),
+    // Saves are agreed on, and all have the same loss: with these ends all processes end.
+    let everywhere = matches!(ended, Ok(_) | Err(TrainError::Diverged { .. }));
+    let outcome = match records {
+        Some(records) => end::tell(&setup, records, &screen, ended, arguments.json),
+        None => end::outcome(ended),
     };
-    let report = written.as_ref().map(|written| &written.report);
-    let summary = written.as_ref().map(|written| &written.summary);
-    if arguments.json {
-        let last = screen.last_record();
-        console::line(json!({
-            "outcome": match &end {
-                End::Finished => "finished",
-                End::Stopped { .. } => "stopped",
-                End::Unsaved(_) => "unsaved",
-            },
-            "last": last,
-            "checkpoints": setup.config.checkpoint.folder,
-            "report": report,
-            "cost": summary,
-        }));
-        return both(unwritten, exit_of(end));
-    }
-    let folder_text = folder.display();
-    let headline = match &end {
-        End::Finished => format!("trained {} steps", setup.config.training.steps),
-        End::Stopped { step } => format!("stopped after step {step}, saved"),
-        End::Unsaved(unsaved) => format!("ended after step {}, not saved", unsaved.step),
-    };
-    console::styled_line(styled(BOLD, &headline));
-    if let Some(text) = screen.result() {
-        console::line(format_args!("  {text}"));
-    }
-    if let Some(report) = report {
-        console::line(format_args!("  report       {}", report.display()));
-    }
-    console::line(format_args!("  checkpoints  {}", setup.config.checkpoint.folder));
-    match &end {
-        End::Finished => console::line(format_args!(
-            "  next         fungible export {folder_text} {folder_text}/model"
-        )),
-        End::Stopped { .. } | End::Unsaved(_) => {
-            console::line(format_args!("  go on with   {}", same_command_resuming()));
-        }
-    }
-    if let Some(summary) = summary {
-        console::line(summary);
-    }
-    both(unwritten, exit_of(end))
+    if everywhere { Ok(outcome) } else { outcome.map(Ok) }
 }
 
-/// This command, with all its flags, as it goes on.
-fn same_command_resuming() -> String {
-    let is_kept = |word: &String| word != "--resume" && word != "--overwrite";
-    let words = std::env::args().skip(1).filter(is_kept).map(|word| {
-        match word.chars().all(|c| c.is_ascii_alphanumeric() || "-_=./:,@".contains(c)) {
-            true => word,
-            false => format!("'{}'", word.replace('\'', "'\\''")),
-        }
-    });
-    format!("fungible {} --resume", words.collect::<Vec<_>>().join(" "))
-}
-
-fn exit_of(end: End) -> Outcome {
-    match end {
-        End::Finished => Ok(()),
-        End::Stopped { .. } => Err(Failure::silent(Exit::Stopped)),
-        End::Unsaved(unsaved) => Err(unsaved.into()),
-    }
-}
-
-/// A report that could not be written fails a run, but what else went wrong is worse.
-fn both(unwritten: Option<Failure>, end: Outcome) -> Outcome {
-    match (unwritten, end) {
-        (Some(unwritten), Err(end)) if !end.is_silent() => {
-            console::warning(&format!("there is no report: {unwritten}"));
-            Err(end)
-        }
-        (Some(unwritten), _) => Err(unwritten),
-        (None, end) => end,
-    }
-}
-
-/// The checkpoint to go on from, if there is to be one; checkpoints of another run are not written
-/// over unasked.
-fn find_start(
+/// Whether there is a checkpoint to go on from; those of another run are not written over unasked.
+fn find_beginning(
     arguments: &TrainArguments,
     config: &Config,
     checkpoints: &Checkpoints,
     group: &ProcessGroup,
-) -> Result<Option<Latest>, Failure> {
+) -> Result<Beginning, Failure> {
     if arguments.resume {
         let latest = checkpoints.agree_on_latest(group)?;
         match &latest {
@@ -283,7 +219,7 @@ fn find_start(
                 }
             }
         }
-        return Ok(latest);
+        return Ok(latest.map_or(Beginning::Anew, |latest| Beginning::After(Box::new(latest))));
     }
     let steps = checkpoints.list()?;
     match (steps.last(), arguments.overwrite) {
@@ -291,14 +227,8 @@ fn find_start(
             "{} has checkpoints up to step {last}: go on from there with --resume, start anew with --overwrite, or choose another output.folder",
             config.checkpoint.folder
         ))),
-        (Some(_), true) if group.is_first() => {
-            let alone: Arc<dyn train::checkpoint::Exchange> = Arc::new(train::checkpoint::Alone);
-            let keep = train::checkpoint::Keep::ALL;
-            let mut saver = train::checkpoint::Saver::new(checkpoints, alone, keep)?;
-            saver.remove_after(0)?;
-            Ok(None)
-        }
-        _ => Ok(None),
+        (Some(_), true) => Ok(Beginning::Overwriting),
+        (None, _) => Ok(Beginning::Anew),
     }
 }
 
@@ -310,17 +240,4 @@ fn prepare_folder(folder: &Path, config: &Config) -> Outcome {
     // As it was resolved, so that the run can be told from its folder alone.
     let file = folder.join("config.toml");
     std::fs::write(&file, config.to_toml()).map_err(|error| failed("write", &file, error))
-}
-
-/// Set by the first SIGTERM, SIGINT or SIGHUP; the second ends the process.
-fn stop_on_signal() -> Result<Arc<AtomicBool>, Failure> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let set = stop.clone();
-    ctrlc::set_handler(move || {
-        if set.swap(true, Ordering::Relaxed) {
-            std::process::exit(Exit::Interrupted as i32);
-        }
-        console::remark("stopping after this step, with everything saved (once more ends at once)");
-    })?;
-    Ok(stop)
 }

@@ -19,7 +19,8 @@ pub struct TensorBoard {
 
 impl TensorBoard {
     /// Starts a file in the folder, for a run that goes on after step `through` (0: a new run).
-    /// TensorBoard then forgets what older files in the folder say of later steps.
+    /// TensorBoard then forgets what older files in the folder say of later steps: of a new run, all
+    /// that an earlier one left there.
     ///
     /// # Errors
     /// When the folder or the file cannot be made.
@@ -34,14 +35,12 @@ impl TensorBoard {
             ..Event::default()
         };
         board.write(&version)?;
-        if through > 0 {
-            board.write(&Event {
-                wall_time: now,
-                step: through as i64 + 1,
-                session_log: Some(SessionLog { status: SESSION_START }),
-                ..Event::default()
-            })?;
-        }
+        board.write(&Event {
+            wall_time: now,
+            step: through as i64 + 1,
+            session_log: Some(SessionLog { status: SESSION_START }),
+            ..Event::default()
+        })?;
         Ok(board)
     }
 

@@ -27,6 +27,9 @@ pub(super) struct Position {
     mean_loss: Option<f64>,
     pub skipped_in_a_row: usize,
     pub validation_loss: Option<f64>,
+    /// Wall time of the run up to here. Checkpoints of earlier versions do not say it.
+    #[serde(default)]
+    pub seconds: Option<f64>,
     #[serde(skip)]
     resumed: bool,
 }
@@ -131,6 +134,18 @@ mod tests {
         }
         // In the end it is what was asked for.
         assert!(position.loss_limit(1.2) < 1.21 * loss(200), "{}", position.loss_limit(1.2));
+    }
+
+    #[test]
+    fn a_checkpoint_of_an_earlier_version_has_a_position() {
+        let section = json!({
+            "step": 3, "mean_loss": 2.0, "skipped_in_a_row": 1, "validation_loss": null
+        });
+        let position: Position = serde_json::from_value(section).unwrap();
+        assert_eq!((position.step, position.seconds), (3, None));
+        let position = Position { seconds: Some(1.5), ..position };
+        let section = serde_json::to_value(&position).unwrap();
+        assert_eq!(serde_json::from_value::<Position>(section).unwrap(), position);
     }
 
     #[test]

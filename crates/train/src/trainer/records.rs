@@ -25,7 +25,7 @@ pub struct Records {
     chip: Option<&'static Chip>,
     devices: usize,
     started: Instant,
-    /// Seconds of the parts of the run before this one.
+    /// Wall time of the parts of the run before this one, in seconds.
     seconds_before: f64,
     /// Whether what happened last could not be written.
     failing: bool,
@@ -39,7 +39,8 @@ pub struct RunEnd {
 
 impl Records {
     /// Opens or creates the files; what they say of steps after `step` is cut off, since those are
-    /// made again.
+    /// made again. `seconds_before` is the run's wall time up to there; where it is not known, what its
+    /// steps took by themselves.
     ///
     /// # Errors
     /// Files that cannot be written.
@@ -48,14 +49,13 @@ impl Records {
         folder: &Path,
         title: &str,
         step: usize,
+        seconds_before: Option<f64>,
     ) -> Result<Records, TrainError> {
         let metrics_path = folder.join("metrics.jsonl");
-        let before: Vec<StepRecord> = match metrics_path.exists() && step > 0 {
-            true => crate::metrics::read(&metrics_path)?,
-            false => Vec::new(),
+        let seconds_before = match seconds_before {
+            Some(seconds) => seconds,
+            None => seconds_of_steps(&metrics_path, step)?,
         };
-        let seconds_before =
-            before.iter().filter(|record| record.step <= step).map(|record| record.seconds).sum();
         let (metrics, _) = StepLog::open(&metrics_path, step)?;
         let (samples, _) = StepLog::open(&folder.join("samples.jsonl"), step)?;
         let tensorboard = TensorBoard::create(&folder.join("tensorboard"), step)?;
@@ -103,6 +103,11 @@ impl Records {
         &self.facts
     }
 
+    /// Wall time of the run, with its earlier parts.
+    pub(super) fn seconds(&self) -> f64 {
+        self.seconds_before + seconds_since(self.started)
+    }
+
     /// The share of the chips' peak that the model's own arithmetic amounts to.
     pub(super) fn utilization(&self, tokens_per_second: f64) -> Option<f64> {
         let chip = self.chip?;
@@ -139,12 +144,17 @@ impl Records {
     pub fn finish(mut self) -> Result<RunEnd, TrainError> {
         self.metrics.finish()?;
         self.samples.finish()?;
-        let seconds = self.seconds_before + seconds_since(self.started);
-        let summary = RunSummary::new(self.chip, self.devices, seconds);
+        let summary = RunSummary::new(self.chip, self.devices, self.seconds());
         self.facts.cost = Some(summary.clone());
         self.facts.write(&self.folder)?;
         Ok(RunEnd { report: report::write_from_files(&self.folder)?, summary })
     }
+}
+
+/// What the steps up to this one took, without what was done between them.
+fn seconds_of_steps(metrics: &Path, step: usize) -> Result<f64, MetricsError> {
+    let records: Vec<StepRecord> = crate::metrics::read(metrics)?;
+    Ok(records.iter().filter(|record| record.step <= step).map(|record| record.seconds).sum())
 }
 
 /// Parameters of the model and of its adapters.
