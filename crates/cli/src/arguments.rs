@@ -470,11 +470,14 @@ pub struct ProfileArguments {
     /// Type of weights, activations and cache
     #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
     pub dtype: Dtype,
+    /// Leave attention out, which gives a wrong program, to see what all the rest costs
+    #[arg(long)]
+    pub without_attention: bool,
     /// Write the compiled program into this file
     #[arg(long, value_name = "FILE")]
     pub dump: Option<PathBuf>,
     /// Read a compiled program that --dump wrote, instead of compiling a model
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "dump"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "dump", "without_attention"])]
     pub hlo: Option<PathBuf>,
     #[command(flatten)]
     pub show: ProfileShow,

@@ -8,12 +8,16 @@ pub enum AttentionKernel {
     /// The same; where a sequence attends to itself, one key/value head of one sequence after the
     /// other, in a loop: a tile's scores then fit into a chip's fast memory and never leave it.
     ByHead(Blocks),
+    /// Not at all: the query stands in for the result and its cotangent, which is wrong. For looking at
+    /// what a program costs without attention.
+    LeftOut,
 }
 
 impl AttentionKernel {
     pub const fn blocks(self) -> Blocks {
         match self {
             AttentionKernel::Portable(blocks) | AttentionKernel::ByHead(blocks) => blocks,
+            AttentionKernel::LeftOut => Blocks::WHOLE,
         }
     }
 
@@ -49,10 +53,14 @@ pub struct VocabularyBlocks {
     pub size: usize,
     /// Whether blocks are a loop, which bounds memory on every compiler, or written out.
     pub scanned: bool,
+    /// Logits per block and device on the way forward, at most, in f32: where a chip's fast memory holds
+    /// them, they are summed up without having been anywhere else.
+    pub logits_max: usize,
 }
 
 impl VocabularyBlocks {
-    pub const WHOLE: VocabularyBlocks = VocabularyBlocks { size: usize::MAX, scanned: false };
+    pub const WHOLE: VocabularyBlocks =
+        VocabularyBlocks { size: usize::MAX, scanned: false, logits_max: usize::MAX };
 }
 
 /// The lowerings for one target. Kernels for TPU (Mosaic), GPU (Triton) and CPU (native) join
@@ -61,13 +69,31 @@ impl VocabularyBlocks {
 pub struct Kernels {
     pub attention: AttentionKernel,
     pub vocabulary: VocabularyBlocks,
+    /// Whether what a loop stacks up begins as memory of any content, since every step fills its part,
+    /// instead of as zeros: a pass over all gradients of a model saved. XLA's TPU compiler has such
+    /// memory.
+    pub empty_stacks: bool,
+}
+
+impl Kernels {
+    /// Sizes that suit the fast memory of a TPU's vector unit: what it holds costs next to nothing,
+    /// what it does not costs a pass over slow memory each time.
+    pub fn for_tpu() -> Kernels {
+        let Kernels { attention, vocabulary, .. } = Kernels::default();
+        Kernels {
+            attention: AttentionKernel::ByHead(attention.blocks()),
+            vocabulary: VocabularyBlocks { logits_max: 11 << 20, ..vocabulary },
+            empty_stacks: true,
+        }
+    }
 }
 
 impl Default for Kernels {
     fn default() -> Kernels {
         Kernels {
             attention: AttentionKernel::Portable(Blocks { queries: 512, keys: 1024 }),
-            vocabulary: VocabularyBlocks { size: 16_384, scanned: true },
+            vocabulary: VocabularyBlocks { size: 16_384, scanned: true, logits_max: usize::MAX },
+            empty_stacks: false,
         }
     }
 }

@@ -51,7 +51,11 @@ impl ProgramOptions {
             PluginKind::Tpu | PluginKind::Cuda => (DType::Bf16, Layers::Scanned),
         };
         let rules = ShardingRules::transformer();
-        let (mesh, mut kernels) = (Mesh::single(), Kernels::default());
+        let mesh = Mesh::single();
+        let mut kernels = match kind {
+            PluginKind::Tpu => Kernels::for_tpu(),
+            PluginKind::Cpu | PluginKind::Cuda => Kernels::default(),
+        };
         // Written out, its blocks of the vocabulary need no copies of the head.
         kernels.vocabulary.scanned = kind != PluginKind::Cpu;
         ProgramOptions { dtype, held: None, lora: None, layers, mesh, rules, kernels, joins: false }

@@ -13,8 +13,15 @@ use graph::{
 use runtime::{Array, CompileChoices, Discovery, PluginKind, Runtime, RuntimeOptions};
 use support::{Folder, shared};
 
-/// Fewer keys than the samples of attention have, so that several blocks are needed.
-const SMALL_BLOCK: usize = 2;
+/// Lowerings of attention besides the default: fewer keys than the samples have, so that several
+/// blocks are needed; one head after the other in tiles of one, some and all queries (a tile that does
+/// not divide the sequence falls back to blocks).
+const ATTENTIONS: [AttentionKernel; 4] = [
+    AttentionKernel::Portable(Blocks::of(2)),
+    AttentionKernel::ByHead(Blocks::of(1)),
+    AttentionKernel::ByHead(Blocks::of(2)),
+    AttentionKernel::ByHead(Blocks::WHOLE),
+];
 
 #[test]
 fn every_sample_gives_what_the_reference_says() {
@@ -41,9 +48,9 @@ fn run(plugin: PathBuf) -> Vec<String> {
         let gradients = gradients.filter(|(_, variables)| !variables.is_empty());
         differentiable += usize::from(gradients.is_some());
         let functions = [("", Some(function)), ("gradients of ", gradients.map(|(f, _)| f))];
-        let small_blocks =
-            is_attention(&sample).then_some(AttentionKernel::Portable(Blocks::of(SMALL_BLOCK)));
-        for attention in std::iter::once(Kernels::default().attention).chain(small_blocks) {
+        let further: &[AttentionKernel] = if is_attention(&sample) { &ATTENTIONS } else { &[] };
+        let default = Kernels::default().attention;
+        for attention in std::iter::once(default).chain(further.iter().copied()) {
             ran += 1;
             for (what, function) in &functions {
                 let Some(function) = function else { continue };
@@ -59,7 +66,7 @@ fn run(plugin: PathBuf) -> Vec<String> {
     let attentions = correct().filter(is_attention).count();
     assert!(attentions >= 4);
     assert!(differentiable >= 40, "only {differentiable} samples were differentiated");
-    assert_eq!(ran, correct().count() + attentions);
+    assert_eq!(ran, correct().count() + attentions * ATTENTIONS.len());
     failures
 }
 

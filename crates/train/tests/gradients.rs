@@ -38,7 +38,8 @@ fn ways(batch: &Batch) -> Vec<(&'static str, StepOptions)> {
     let plain = options(batch.rows, batch.sequence_length);
     let small = Kernels {
         attention: AttentionKernel::Portable(Blocks { queries: 7, keys: 7 }),
-        vocabulary: VocabularyBlocks { size: 100, scanned: true },
+        vocabulary: VocabularyBlocks { size: 100, scanned: true, logits_max: 64 << 10 },
+        ..Kernels::default()
     };
     let scanned = StepOptions { layers: Layers::Scanned, ..plain.clone() };
     vec![

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use graph::{Mesh, Program};
+use graph::{AttentionKernel, Mesh, Program};
 use llm::models::CacheShape;
 use llm::programs::{self, ProgramOptions};
 use runtime::profile::{self, Costed, Profile, Share, Temporary};
@@ -34,7 +34,10 @@ pub fn run(arguments: &ProfileArguments) -> Outcome {
     };
     let is_run = model.ends_with(".toml");
     let program = match is_run {
-        true => super::train::target::step_program(Path::new(model), &target)?,
+        true => {
+            let without = arguments.without_attention;
+            super::train::target::step_program(Path::new(model), &target, without)?
+        }
         false => trace(model, arguments, &target)?,
     };
     let programs = [(program.name.clone(), program)];
@@ -102,6 +105,9 @@ fn trace(model: &str, arguments: &ProfileArguments, target: &Target) -> Result<P
     let mut options = ProgramOptions::for_plugin(target.plugin());
     options.mesh = mesh;
     options.dtype = arguments.dtype.into();
+    if arguments.without_attention {
+        options.kernels.attention = AttentionKernel::LeftOut;
+    }
     let capacity = arguments.context.min(config.max_position_embeddings);
     let chunk = arguments.chunk.clamp(1, capacity);
     let one_each = CacheShape { batch: replicas, capacity };

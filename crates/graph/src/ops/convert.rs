@@ -12,6 +12,10 @@ use crate::shape::Shape;
 #[derive(Debug)]
 struct Convert(DType);
 
+/// From f32 to bf16 in two operations.
+#[derive(Debug)]
+struct Round;
+
 #[derive(Debug)]
 struct BitcastConvert(DType);
 
@@ -22,6 +26,19 @@ impl<'g> Tensor<'g> {
         match self.try_shape() {
             Some(shape) if shape.dtype != dtype => self.graph().apply(Convert(dtype), &[self]),
             _ => self,
+        }
+    }
+
+    /// The same for a large tensor that is converted by itself. From f32 to bf16 it rounds first and
+    /// converts then, which is the same: two operations are a fusion, and XLA's TPU compiler works
+    /// through those twice as fast as through a conversion alone.
+    #[track_caller]
+    pub fn convert_whole(self, dtype: DType) -> Tensor<'g> {
+        match self.try_shape() {
+            Some(shape) if (shape.dtype, dtype) == (DType::F32, DType::Bf16) => {
+                self.graph().apply(Round, &[self])
+            }
+            _ => self.convert(dtype),
         }
     }
 
@@ -56,6 +73,38 @@ impl Operation for Convert {
             true => Derivative::of_one(|pullback, g| g.convert(pullback.operands[0].dtype())),
             false => Derivative::Zero("integers are steps"),
         }
+    }
+
+    fn regions(&self) -> Vec<RegionId> {
+        Vec::new()
+    }
+}
+
+impl Operation for Round {
+    fn name(&self) -> &'static str {
+        "convert"
+    }
+
+    fn infer(&self, operands: &[Shape]) -> Result<Vec<Shape>, ShapeError> {
+        Convert(DType::Bf16).infer(operands)
+    }
+
+    fn emit(&self, emitter: &mut Emitter<'_>, call: &Call) {
+        let rounded = emitter.temporary(call.operands[0].shape.clone());
+        let rounded = std::slice::from_ref(&rounded);
+        let name = "stablehlo.reduce_precision";
+        let attributes = "exponent_bits = 8 : i32, mantissa_bits = 7 : i32";
+        emitter.full(call, rounded, name, &call.operands, &[], attributes);
+        emitter.full(call, &call.results, "stablehlo.convert", rounded, &[], "");
+    }
+
+    fn evaluate(&self, evaluator: &Evaluator<'_>, operands: &[Literal]) -> Vec<Literal> {
+        Convert(DType::Bf16).evaluate(evaluator, operands)
+    }
+
+    fn derivative(&self) -> Derivative<'_> {
+        // g, converted back.
+        Derivative::of_one(|pullback, g| g.convert(pullback.operands[0].dtype()))
     }
 
     fn regions(&self) -> Vec<RegionId> {
@@ -104,6 +153,9 @@ pub(crate) fn samples() -> Vec<Sample> {
         Sample::new("convert", &random(), |x| {
             let types = [DType::Bf16, DType::F16, DType::S32, DType::F64, DType::S8];
             types.iter().map(|&dtype| x[0].convert(dtype)).collect()
+        }),
+        Sample::new("convert_whole", &random(), |x| {
+            vec![x[0].convert_whole(DType::Bf16), x[0].convert_whole(DType::F16)]
         }),
         Sample::new("bitcast_convert", &random(), |x| {
             let bits = x[0].bitcast_convert(DType::U32);

@@ -7,14 +7,15 @@
 
 use std::rc::Rc;
 
-use crate::emit::{Call, Emitter, composite_shapes, evaluate_composite};
+use crate::emit::{Call, EmitOptions, Emitter, composite_shapes, evaluate_composite};
 use crate::error::ShapeError;
 use crate::evaluate::Evaluator;
 use crate::graph::{RegionId, Tensor};
 use crate::kernels::VocabularyBlocks;
 use crate::literal::Literal;
 use crate::operation::{Derivative, Fill, Operation, Sample};
-use crate::shape::Shape;
+use crate::shape::{Axis, Shape};
+use crate::sharding::Role;
 use crate::{DType, ops};
 
 /// Operands: states, head, targets. Results: loss and log-sum-exp.
@@ -100,6 +101,8 @@ impl Cut {
             true => place * self.blocks as f64 + index,
             false => place + index * self.size as f64,
         };
+        // Devices that hold a piece of each word's weights gather the block, not its logits.
+        let head = head.constrain(Role::Activation);
         let logits = states.dot_as(head, &["embed"], DType::F32);
         let is_target = targets.equal(word).broadcast_to(&logits.shape().axes);
         Block { head, logits, is_target }
@@ -146,9 +149,28 @@ impl Cut {
     }
 }
 
+/// Axes of what there is one of for each token, as one: batch, if that is among them, which devices
+/// split. A matrix is what every compiler knows how to lay out.
+fn flat<'g>(tensor: Tensor<'g>, rows: &[Axis]) -> Tensor<'g> {
+    match rows {
+        [first, _, ..] => tensor.merge(rows, first).constrain(Role::Activation),
+        _ => tensor,
+    }
+}
+
+/// The inverse, for a tensor with these rows.
+fn unflat<'g>(tensor: Tensor<'g>, rows: &[(Axis, usize)]) -> Tensor<'g> {
+    match rows {
+        [first, _, ..] => tensor.split(first.0, rows),
+        _ => tensor,
+    }
+}
+
 /// The loss by blocks, with a running softmax.
 fn lower<'g>(x: &[Tensor<'g>], kernel: VocabularyBlocks, strided: bool) -> Vec<Tensor<'g>> {
-    let (states, head, targets) = (x[0], x[1], x[2]);
+    let rows = x[2].shape().axes;
+    let names = x[2].shape().names();
+    let (states, head, targets) = (flat(x[0], &names), x[1], flat(x[2], &names));
     let graph = states.graph();
     let number = |value| ops::constant(graph, DType::F32, value);
     let fill = |value| number(value).broadcast_to(&targets.shape().axes);
@@ -164,7 +186,8 @@ fn lower<'g>(x: &[Tensor<'g>], kernel: VocabularyBlocks, strided: bool) -> Vec<T
     });
     let log_sum_exp = last[0] + last[1].log();
     let counts = targets.greater_equal(ops::constant(graph, DType::S32, 0.0));
-    vec![counts.select(log_sum_exp - last[2], number(0.0)), log_sum_exp]
+    let loss = counts.select(log_sum_exp - last[2], number(0.0));
+    vec![unflat(loss, &rows), unflat(log_sum_exp, &rows)]
 }
 
 fn lower_gradient<'g>(
@@ -172,7 +195,10 @@ fn lower_gradient<'g>(
     kernel: VocabularyBlocks,
     strided: bool,
 ) -> Vec<Tensor<'g>> {
-    let [states, head, targets, log_sum_exp, of_loss, of_sum] = x[..] else { return Vec::new() };
+    let &[states, head, targets, log_sum_exp, of_loss, of_sum] = x else { return Vec::new() };
+    let (axes, names) = (targets.shape().axes, targets.shape().names());
+    let [states, targets, log_sum_exp, of_loss, of_sum] =
+        [states, targets, log_sum_exp, of_loss, of_sum].map(|tensor| flat(tensor, &names));
     let graph = states.graph();
     let zero = ops::constant(graph, DType::F32, 0.0);
     let counts = targets.greater_equal(ops::constant(graph, DType::S32, 0.0));
@@ -180,7 +206,7 @@ fn lower_gradient<'g>(
     let weight = of_loss + of_sum;
     let rows = targets.shape().names();
     let cut = Cut::of(head.size("vocab"), kernel, strided);
-    let initial = vec![zero.broadcast_to(&states.shape().axes)];
+    let initial = vec![zero.broadcast_to(&states.shape().axes).constrain(Role::Activation)];
     let (last, stacks) = cut.walk(kernel.scanned, initial, head, 1, |index, carry, head| {
         let Block { head, logits, is_target } = cut.block(states, head, targets, index);
         let softmax = (logits - log_sum_exp).exponential();
@@ -188,10 +214,10 @@ fn lower_gradient<'g>(
         // Behind a barrier, or each of the two products makes it again from logits in f32.
         let of_logits = graph.optimization_barrier(&[of_logits.convert(states.dtype())])[0];
         let of_states = of_logits.dot_as(head, &["vocab"], DType::F32);
-        let of_head = of_logits.dot(states, &rows);
+        let of_head = of_logits.dot(states, &rows).constrain(Role::Parameter);
         (vec![carry[0] + of_states], vec![of_head])
     });
-    vec![last[0].convert(states.dtype()), cut.join(stacks[0])]
+    vec![unflat(last[0].convert(states.dtype()), &axes), cut.join(stacks[0])]
 }
 
 fn check(operands: &[Shape]) -> Result<(), ShapeError> {
@@ -222,7 +248,9 @@ impl Operation for CrossEntropy {
     }
 
     fn emit(&self, emitter: &mut Emitter<'_>, call: &Call) {
-        let (kernel, strided) = (emitter.options().kernels.vocabulary, is_strided(emitter));
+        let kernel =
+            forward_blocks(emitter.options(), &call.operands[1].shape, &call.operands[2].shape);
+        let strided = is_strided(emitter);
         let key = format!("{kernel:?} {strided}");
         emitter.composite(call, "cross_entropy", &key, |x| lower(x, kernel, strided));
     }
@@ -281,6 +309,29 @@ impl Operation for CrossEntropyGradient {
 
     fn regions(&self) -> Vec<RegionId> {
         Vec::new()
+    }
+}
+
+/// Words of a block below which a product is too narrow for matrix units.
+const NARROW: usize = 1024;
+
+/// Blocks for the way forward: smaller ones where a device's fast memory then holds a block's logits.
+fn forward_blocks(options: &EmitOptions, head: &Shape, targets: &Shape) -> VocabularyBlocks {
+    let kernel = options.kernels.vocabulary;
+    let mut logits = targets.with_dtype(DType::F32);
+    logits.axes.extend(head.size("vocab").map(|words| ("vocab", words)));
+    let sharding = options.rules.resolve(Role::Activation, &logits, &options.mesh);
+    let pieces = sharding.pieces(&options.mesh);
+    let words_apart = pieces.last().copied().unwrap_or(1);
+    let rows: usize =
+        targets.axes.iter().zip(&pieces).map(|(&(_, size), pieces)| size / pieces).product();
+    let fitting = kernel.logits_max / rows.max(1);
+    match fitting >= NARROW {
+        true => VocabularyBlocks {
+            size: kernel.size.min(fitting.saturating_mul(words_apart)),
+            ..kernel
+        },
+        false => kernel,
     }
 }
 
@@ -346,12 +397,18 @@ mod tests {
             run(&|x| {
                 let sums = lower(x, VocabularyBlocks::WHOLE, false);
                 let operands = [x[0], x[1], x[2], sums[1], sums[1], sums[0]];
-                lower_gradient(&operands, VocabularyBlocks { size, scanned }, strided)
+                lower_gradient(
+                    &operands,
+                    VocabularyBlocks { size, scanned, ..VocabularyBlocks::WHOLE },
+                    strided,
+                )
             })
         };
         let whole_gradient = gradient(6, false, false);
         for (scanned, strided) in [(false, false), (false, true), (true, false), (true, true)] {
-            let blocks = run(&|x| lower(x, VocabularyBlocks { size: 2, scanned }, strided));
+            let blocks = run(&|x| {
+                lower(x, VocabularyBlocks { size: 2, scanned, ..VocabularyBlocks::WHOLE }, strided)
+            });
             assert!(close(&blocks[0], &whole[0]) && close(&blocks[1], &whole[1]));
             let blocks = gradient(2, scanned, strided);
             assert!(close(&blocks[0], &whole_gradient[0]) && close(&blocks[1], &whole_gradient[1]));

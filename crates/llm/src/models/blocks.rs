@@ -102,7 +102,7 @@ pub(super) fn gated_mlp<'g>(
     let bias = config.mlp_bias;
     let parts: [(&str, Axes<'_>); 2] = [("gate_proj", &mlp), ("up_proj", &mlp)];
     let [gate, up] = linears(weights, x, &embed, parts, bias);
-    linear(weights, "down_proj", gate.silu() * up, &mlp, &embed, bias)
+    linear(weights, "down_proj", weights.settled(gate.silu() * up), &mlp, &embed, bias)
 }
 
 /// `x + mix(norm(x))`, then `x + feed(norm(x))`: the layer of all families here, with a norm before
@@ -115,9 +115,10 @@ pub(super) fn pre_norm<'g>(
     mix: impl FnOnce(&Parameters<'g>, Tensor<'g>) -> Tensor<'g>,
     feed: impl FnOnce(&ModelConfig, &Parameters<'g>, Tensor<'g>) -> Tensor<'g>,
 ) -> Tensor<'g> {
-    let normed = rms_norm(config, weights, "input_layernorm", x, "embed");
+    let normed = weights.settled(rms_norm(config, weights, "input_layernorm", x, "embed"));
     let x = x + weights.within("self_attn", |weights| mix(weights, normed));
     let normed = rms_norm(config, weights, "post_attention_layernorm", x, "embed");
+    let normed = weights.settled(normed);
     x + weights.within("mlp", |weights| feed(config, weights, normed))
 }
 

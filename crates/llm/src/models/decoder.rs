@@ -101,6 +101,9 @@ impl<'a, 'g> Decoder<'a, 'g> {
     /// The decoder for training: weights are held in f32 or another type than they are computed with,
     /// and of each layer only what `remat` says is kept for the way back.
     pub fn for_training(self, weights: Parameters<'g>, remat: Remat) -> Decoder<'a, 'g> {
+        // TPU compilers otherwise compute norms and activation functions for every tile of a product
+        // anew; the CPU's, whose layers are unrolled, never does.
+        let weights = weights.settling(self.layers == Layers::Scanned);
         Decoder { weights, remat: Some(remat), ..self }
     }
 
@@ -205,7 +208,7 @@ impl<'a, 'g> Decoder<'a, 'g> {
             // which is less still.
             let is_matrix = spec.checkpoint_shape.len() == 2 && shape.dtype.is_float();
             match self.remat.is_some() && is_matrix {
-                true => stack.convert(weights.dtype()).constrain(Role::Parameter),
+                true => stack.convert_whole(weights.dtype()).constrain(Role::Parameter),
                 false => stack,
             }
         };

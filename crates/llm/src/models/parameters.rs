@@ -57,6 +57,8 @@ struct Store<'g> {
     adapters: Option<Adapters<'g>>,
     /// Whether weights that meet the same input are held as one.
     joins: bool,
+    /// Whether what several products need is made once, and not again within each.
+    settles: bool,
     /// The weights that a loop body was handed; nothing else may be asked for in there.
     given: Option<BTreeMap<String, Tensor<'g>>>,
     known: BTreeMap<String, Tensor<'g>>,
@@ -67,8 +69,16 @@ impl<'g> Parameters<'g> {
     /// The root of the tree. Weights asked for become arguments of the program, of type `dtype`.
     pub fn new(graph: &'g Graph, dtype: DType) -> Parameters<'g> {
         let (known, specs) = (BTreeMap::new(), Vec::new());
-        let store =
-            Store { dtype, stored: dtype, adapters: None, joins: false, given: None, known, specs };
+        let store = Store {
+            dtype,
+            stored: dtype,
+            adapters: None,
+            joins: false,
+            settles: false,
+            given: None,
+            known,
+            specs,
+        };
         Parameters { graph, path: String::new(), store: Rc::new(RefCell::new(store)) }
     }
 
@@ -103,6 +113,20 @@ impl<'g> Parameters<'g> {
         self
     }
 
+    /// Keeps compilers from making what several products need again within each of them.
+    pub(super) fn settling(self, settles: bool) -> Parameters<'g> {
+        self.store.borrow_mut().settles = settles;
+        self
+    }
+
+    /// The tensor as an operand of several products.
+    pub(super) fn settled(&self, x: Tensor<'g>) -> Tensor<'g> {
+        match self.store.borrow().settles {
+            true => self.graph.optimization_barrier(&[x])[0],
+            false => x,
+        }
+    }
+
     pub(super) fn joins(&self) -> bool {
         self.store.borrow().joins
     }
@@ -115,14 +139,14 @@ impl<'g> Parameters<'g> {
         layer: Tensor<'g>,
         weights: BTreeMap<String, Tensor<'g>>,
     ) -> Parameters<'g> {
-        let (dtype, stored, adapters) = {
+        let (dtype, stored, settles, adapters) = {
             let store = self.store.borrow();
-            (store.dtype, store.stored, store.adapters.clone())
+            (store.dtype, store.stored, store.settles, store.adapters.clone())
         };
         let adapters = adapters.map(|adapters| Adapters { layer: Some(layer), ..adapters });
         let (known, specs) = (BTreeMap::new(), Vec::new());
         let given = Some(weights);
-        let store = Store { dtype, stored, adapters, joins: false, given, known, specs };
+        let store = Store { dtype, stored, adapters, joins: false, settles, given, known, specs };
         let store = Rc::new(RefCell::new(store));
         Parameters { graph: self.graph, path: path.to_string(), store }
     }
@@ -189,7 +213,7 @@ impl<'g> Parameters<'g> {
     /// heads and head_dim). The tensor has all of them in order, and the type of computation.
     #[track_caller]
     pub fn get(&self, name: &str, layout: &[impl AsRef<[(Axis, usize)]>]) -> Tensor<'g> {
-        self.stored(name, layout).convert(self.dtype())
+        self.stored(name, layout).convert_whole(self.dtype())
     }
 
     /// The same in the type that it is held in.

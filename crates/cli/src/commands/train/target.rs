@@ -1,6 +1,6 @@
 //! What a training step needs on chips that need not be here.
 
-use graph::{Mesh, Program};
+use graph::{AttentionKernel, Mesh, Program};
 use llm::ModelConfig;
 use runtime::profile::{self, Profile};
 use runtime::{CacheFolder, CompileChoices, Compiler, Discovery, Fit, Target, TargetReport};
@@ -8,7 +8,7 @@ use serde_json::json;
 use train::config::{Config, check_mesh};
 use train::metrics::{Trained, flops_per_token, model_flops_utilization};
 use train::setup::step_options;
-use train::step::train_step;
+use train::step::{StepOptions, train_step};
 
 use crate::console::{self, BOLD, GREEN, Progress, RED, gibibytes, short_number, styled};
 use crate::failure::{Exit, Failure, Outcome};
@@ -23,7 +23,10 @@ pub fn compile_only(config: &Config, targets: &[String], as_json: bool) -> Outco
     let sizes = model_config(config, &cache, &progress)?;
     let steps: Vec<(Target, Program)> = targets
         .into_iter()
-        .map(|target| Ok((target, program(config, &sizes, &target)?)))
+        .map(|target| {
+            let options = options(config, &sizes, &target)?;
+            Ok((target, train_step(&sizes, &options)?.program))
+        })
         .collect::<Result<_, Failure>>()?;
     let discovery = Discovery::new(cache.clone());
     let compiler = Compiler::new(cache)?;
@@ -63,12 +66,21 @@ pub fn compile_only(config: &Config, targets: &[String], as_json: bool) -> Outco
     }
 }
 
-/// The training step of a config file for a target, for whoever wants to look into it.
-pub fn step_program(path: &std::path::Path, target: &Target) -> Result<Program, Failure> {
+/// The training step of a config file for a target, for whoever wants to look into it; if asked for,
+/// without attention, which is wrong but shows what the rest costs.
+pub fn step_program(
+    path: &std::path::Path,
+    target: &Target,
+    without_attention: bool,
+) -> Result<Program, Failure> {
     let config = Config::load(path, &[])?;
     let cache = CacheFolder::from_environment()?;
     let sizes = model_config(&config, &cache, &Progress::new())?;
-    program(&config, &sizes, target)
+    let mut options = options(&config, &sizes, target)?;
+    if without_attention {
+        options.kernels.attention = AttentionKernel::LeftOut;
+    }
+    Ok(train_step(&sizes, &options)?.program)
 }
 
 /// The model that a config trains; neither weights nor data need be here.
@@ -89,10 +101,9 @@ fn model_config(
     sizes.ok_or_else(|| Failure::usage("the config names no model"))
 }
 
-fn program(config: &Config, sizes: &ModelConfig, target: &Target) -> Result<Program, Failure> {
+fn options(config: &Config, sizes: &ModelConfig, target: &Target) -> Result<StepOptions, Failure> {
     let mesh = mesh_for(config, sizes, target)?;
-    let options = step_options(config, sizes, target.plugin(), mesh)?;
-    Ok(train_step(sizes, &options)?.program)
+    Ok(step_options(config, sizes, target.plugin(), mesh)?)
 }
 
 /// The config's mesh if it has as many devices as the target; if the config leaves it open, all of

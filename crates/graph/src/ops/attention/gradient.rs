@@ -14,7 +14,7 @@ use crate::emit::{Call, Emitter, composite_shapes, evaluate_composite};
 use crate::error::ShapeError;
 use crate::evaluate::Evaluator;
 use crate::graph::{RegionId, Tensor};
-use crate::kernels::Blocks;
+use crate::kernels::{AttentionKernel, Blocks};
 use crate::literal::Literal;
 use crate::operation::{Cotangents, Derivative, Operation, Pullback};
 use crate::shape::{Axis, Shape};
@@ -59,6 +59,10 @@ impl Operation for AttentionGradient {
     }
 
     fn emit(&self, emitter: &mut Emitter<'_>, call: &Call) {
+        if emitter.options().kernels.attention == AttentionKernel::LeftOut {
+            let cotangent = call.operands.len() - 1;
+            return super::left_out(emitter, call, "attention_gradient", cotangent);
+        }
         let (blocks, heads) = super::ways(emitter, &self.0, call);
         let key = format!("{:?} {blocks:?} {heads:?}", self.0);
         let name = "attention_gradient";
@@ -157,19 +161,23 @@ fn like<'g>(tensor: Tensor<'g>, model: Tensor<'g>) -> Tensor<'g> {
 }
 
 fn share<'g>(attention: &AttentionOperation, tile: &Tile<'g>, rows: &Rows<'g>) -> Share<'g> {
-    share_of(attention, [tile.query, tile.key, tile.value], tile.scores(attention), rows, &ROWS)
+    let own = [tile.query, tile.key, tile.value];
+    share_of(attention, own, tile.scores(attention), rows, &ROWS, true)
 }
 
 /// The axes of queries in [`share`].
 const ROWS: [Axis; 2] = ["group", "seq"];
 
 /// The share of queries, keys and values, given their scores and the axes that number the queries.
+/// What several products need is kept together if that is asked for: some compilers would make it
+/// again for each, which is worse the larger a tile is and better where fast memory holds all of it.
 pub(super) fn share_of<'g>(
     attention: &AttentionOperation,
     [query, key, value]: [Tensor<'g>; 3],
     Scores { scores, seen }: Scores<'g>,
     rows: &Rows<'g>,
     queries: &[Axis],
+    together: bool,
 ) -> Share<'g> {
     // A row that sees nothing has a log-sum-exp of zero, which makes its weights zeros too.
     let weights = (scores - rows.log_sum_exp).exponential();
@@ -181,10 +189,10 @@ pub(super) fn share_of<'g>(
         let share = seen.select(scores, zero) * (1.0 / cap);
         of_scores = of_scores * (1.0 - share * share);
     }
-    // Behind a barrier, or some compilers make them again for each product.
     let typed = [weights.convert(value.dtype()), of_scores.convert(query.dtype())];
-    let [weights, of_scores] = query.graph().optimization_barrier(&typed)[..] else {
-        return Share { query, key, value };
+    let [weights, of_scores] = match together {
+        true => query.graph().optimization_barrier(&typed).try_into().unwrap_or(typed),
+        false => typed,
     };
     Share {
         query: of_scores.dot_as(key, &["kv_seq"], DType::F32) * attention.scale,

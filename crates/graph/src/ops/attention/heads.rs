@@ -6,7 +6,7 @@ use super::gradient::{Rows, Share, share_of};
 use super::tile::{Cut, LEAST, Scores, Sight, TILES_MAX, cut_of, masked, scores};
 use super::{AttentionOperation, Operands};
 use crate::emit::EmitOptions;
-use crate::graph::{Graph, Tensor};
+use crate::graph::Tensor;
 use crate::shape::{Axis, Shape};
 use crate::sharding::Role;
 use crate::{DType, ops};
@@ -21,13 +21,12 @@ pub(super) struct Heads {
     /// Pieces, and elements in each.
     batch: (usize, usize),
     kv_heads: (usize, usize),
-    group: usize,
     /// Tiles, and queries in each.
     seq: (usize, usize),
 }
 
-/// The order of axes in the loops; `rows` are the queries of a tile, group by group.
-const ORDER: [Axis; 6] = ["tile", "batch", "kv_heads", "rows", "kv_seq", "head_dim"];
+/// The order of axes in the loop.
+const ORDER: [Axis; 6] = ["batch", "kv_heads", "group", "seq", "kv_seq", "head_dim"];
 
 impl Heads {
     /// The way through queries of that shape, with so many queries in a tile at most. `None` if they do
@@ -46,7 +45,7 @@ impl Heads {
         let tile = queries.min(fitting.next_power_of_two()).min(length).max(1);
         let tile = tile.max(length.div_ceil(TILES_MAX));
         let fits = whole == 1 && length.is_multiple_of(tile);
-        fits.then_some(Heads { batch, kv_heads, group, seq: (length / tile, tile) })
+        fits.then_some(Heads { batch, kv_heads, seq: (length / tile, tile) })
     }
 
     fn cuts(self, attention: &AttentionOperation) -> Vec<Cut> {
@@ -61,28 +60,19 @@ impl Heads {
         operands: &[Tensor<'g>],
     ) -> Vec<Tensor<'g>> {
         let Some(o) = attention.operands(operands) else { return Vec::new() };
-        let mut walked =
-            vec![self.rows(o.query), self.columns(o.key), self.columns(with_ones(o.value))];
-        walked.extend(o.sinks.map(|sinks| {
-            let seq = ("seq", self.seq.0 * self.seq.1);
-            let axes = [("kv_heads", sinks.size("kv_heads")), ("group", self.group), seq];
-            self.rows(sinks.convert(DType::F32).broadcast_to(&axes))
-        }));
+        let mut walked = vec![o.query, o.key, with_ones(o.value)];
+        walked.extend(o.sinks.map(|sinks| sinks.convert(DType::F32)));
         let own = walked.len();
-        walked.extend(self.sight(&o));
+        walked.extend(o.segments.into_iter().flat_map(<[Tensor<'g>; 2]>::from));
         let results = self.walk(&walked, 2, |parts| {
             let (parts, sight) = parts.split_at(own);
-            let cuts = self.cuts(attention).into_iter().enumerate();
+            let cuts = self.cuts(attention).into_iter();
             let done: Vec<[Tensor<'g>; 2]> = cuts
-                .map(|(tile, cut)| {
-                    let seen = self.seen(attention, sight, o.query.graph(), tile, cut);
-                    one_tile(attention, parts, seen, tile, cut)
-                })
+                .map(|cut| one_tile(attention, parts, seen(attention, sight, &o, cut), cut))
                 .collect();
             let join = |result: usize| {
-                let each: Vec<Tensor<'g>> =
-                    done.iter().map(|results| results[result].expand("tile")).collect();
-                each[0].concatenate(&each[1..], "tile")
+                let each: Vec<Tensor<'g>> = done.iter().map(|results| results[result]).collect();
+                each[0].concatenate(&each[1..], "seq")
             };
             vec![join(0), join(1)]
         });
@@ -97,33 +87,36 @@ impl Heads {
         o: &Operands<Tensor<'g>>,
         rows: &Rows<'g>,
     ) -> Share<'g> {
-        let mut walked = vec![self.rows(o.query), self.columns(o.key), self.columns(o.value)];
-        walked.extend([rows.result, rows.log_sum_exp, rows.cotangent].map(|own| self.rows(own)));
+        let mut walked = vec![o.query, o.key, o.value];
+        walked.extend([rows.result, rows.log_sum_exp, rows.cotangent]);
         let own = walked.len();
-        walked.extend(self.sight(o));
+        walked.extend(o.segments.into_iter().flat_map(<[Tensor<'g>; 2]>::from));
         let keys = o.key.size("kv_seq");
         let results = self.walk(&walked, 3, |parts| {
             let (parts, sight) = parts.split_at(own);
             let mut of_queries = Vec::new();
             let mut sums: Option<[Tensor<'g>; 2]> = None;
-            for (tile, cut) in self.cuts(attention).into_iter().enumerate() {
-                let (_, (first, end)) = cut;
+            for cut in self.cuts(attention) {
+                let (queries, (first, end)) = cut;
+                let row = |part: usize| parts[part].slice("seq", queries.0, queries.1);
                 let column = |part: usize| parts[part].slice("kv_seq", first, end);
-                let own = [row(parts[0], tile), column(1), column(2)];
-                let seen = self.seen(attention, sight, o.query.graph(), tile, cut);
+                let own = [row(0), column(1), column(2)];
+                let seen = seen(attention, sight, o, cut);
                 let scores = masked(scores(attention, own[0], own[1]), seen);
-                let [result, log_sum_exp, cotangent] = [3, 4, 5].map(|part| row(parts[part], tile));
-                let rows = Rows { result, log_sum_exp, cotangent };
-                let share = share_of(attention, own, Scores { scores, seen }, &rows, &["rows"]);
-                of_queries.push(share.query.convert(o.query.dtype()).expand("tile"));
-                let whole = |share: Tensor<'g>| share.pad("kv_seq", first, keys - end, 0.0);
+                let rows = Rows { result: row(3), log_sum_exp: row(4), cotangent: row(5) };
+                let share =
+                    share_of(attention, own, Scores { scores, seen }, &rows, &["seq"], false);
+                of_queries.push(share.query.convert(o.query.dtype()));
+                // Group by group, for groups and queries do not lie as one.
+                let whole =
+                    |share: Tensor<'g>| share.sum(&["group"]).pad("kv_seq", first, keys - end, 0.0);
                 let own = [whole(share.key), whole(share.value)];
                 sums = Some(match sums {
                     Some([key, value]) => [key + own[0], value + own[1]],
                     None => own,
                 });
             }
-            let mut results = vec![of_queries[0].concatenate(&of_queries[1..], "tile")];
+            let mut results = vec![of_queries[0].concatenate(&of_queries[1..], "seq")];
             let typed = |sum: Tensor<'g>| sum.convert(o.key.dtype());
             results.extend(sums.into_iter().flatten().map(typed));
             results
@@ -142,12 +135,13 @@ impl Heads {
     ) -> Vec<Tensor<'g>> {
         let Some(first) = walked.first() else { return Vec::new() };
         let length = self.batch.1 * self.kv_heads.1;
+        let walked: Vec<Tensor<'g>> = walked.iter().map(|&tensor| self.turns(tensor)).collect();
         let step = |_, _: &[Tensor<'g>], parts: &[Tensor<'g>]| {
             let own: Vec<Tensor<'g>> =
                 parts.iter().map(|part| part.constrain(Role::Activation)).collect();
             (Vec::new(), body(&own))
         };
-        first.graph().scan("turn", length, &[], walked, count, step).1
+        first.graph().scan("turn", length, &[], &walked, count, step).1
     }
 
     /// With an axis `turn` in front, repeated where there is no batch or heads.
@@ -166,95 +160,60 @@ impl Heads {
         tensor.transpose(&order).merge(&["batch_turn", "head_turn"], "turn")
     }
 
-    /// What each row of a tile sees.
-    fn sight<'g>(self, o: &Operands<Tensor<'g>>) -> Vec<Tensor<'g>> {
-        let Some((queries, keys)) = o.segments else { return Vec::new() };
-        let group = queries.broadcast("group", self.group);
-        vec![self.rows(group), self.columns(keys)]
-    }
-
-    /// Whether the rows of a tile see its keys.
-    fn seen<'g>(
-        self,
-        attention: &AttentionOperation,
-        sight: &[Tensor<'g>],
-        graph: &'g Graph,
-        tile: usize,
-        (queries, keys): Cut,
-    ) -> Tensor<'g> {
-        let count = |axis, (first, end): (usize, usize)| {
-            ops::iota(graph, DType::S32, axis, end - first) + first as f64
-        };
-        let position = count("seq", queries).broadcast("group", self.group);
-        let position = position.merge(&["group", "seq"], "rows");
-        let segments = match sight {
-            &[of_rows, of_keys] => {
-                Some((row(of_rows, tile), of_keys.slice("kv_seq", keys.0, keys.1)))
-            }
-            _ => None,
-        };
-        Sight::of(position, count("kv_seq", keys), segments).seen(attention)
-    }
-
-    /// What has a row for each query, cut into tiles.
-    fn rows(self, tensor: Tensor<'_>) -> Tensor<'_> {
-        let tiles = tensor.split("seq", &[("tile", self.seq.0), ("seq", self.seq.1)]);
-        self.turns(tiles.merge(&["group", "seq"], "rows"))
-    }
-
-    /// What has a row for each key.
-    fn columns(self, tensor: Tensor<'_>) -> Tensor<'_> {
-        self.turns(tensor)
-    }
-
     /// The inverse: a stack of results with the axes of the whole tensor.
     fn whole<'g>(self, stack: Tensor<'g>, query: Tensor<'g>) -> Tensor<'g> {
-        let mut whole = match stack.shape().has("rows") {
-            true => stack
-                .split("rows", &[("group", self.group), ("seq", self.seq.1)])
-                .merge(&["tile", "seq"], "seq"),
-            false => stack,
-        };
         let turns = [("batch_turn", self.batch.1), ("head_turn", self.kv_heads.1)];
-        whole = whole.split("turn", &turns).merge(&["kv_heads", "head_turn"], "kv_heads");
-        whole = match query.shape().has("batch") {
+        let whole = stack.split("turn", &turns).merge(&["kv_heads", "head_turn"], "kv_heads");
+        let whole = match query.shape().has("batch") {
             true => whole.merge(&["batch", "batch_turn"], "batch"),
             false => whole.squeeze("batch_turn"),
         };
         let shape = whole.shape();
-        let order = ["batch", "kv_heads", "group", "seq", "kv_seq", "head_dim"];
-        let order: Vec<Axis> = order.into_iter().filter(|axis| shape.has(axis)).collect();
+        let order: Vec<Axis> = ORDER.into_iter().filter(|axis| shape.has(axis)).collect();
         whole.transpose(&order).constrain(Role::Activation)
     }
 }
 
-/// The values with a column of ones: their weighted sum is the sum of the weights, and costs nothing
+/// Columns of ones beside the values: as many as keep a register's rows whole.
+const ONES: usize = 16;
+
+/// The values with columns of ones: their weighted sum is the sum of the weights, and costs nothing
 /// where matrix units are wider than a head.
 fn with_ones(value: Tensor<'_>) -> Tensor<'_> {
     let mut axes = value.shape().axes;
     if let Some(last) = axes.iter_mut().find(|(axis, _)| *axis == "head_dim") {
-        last.1 = 1;
+        last.1 = ONES;
     }
     let ones = ops::constant(value.graph(), value.dtype(), 1.0).broadcast_to(&axes);
     value.concatenate(&[ones], "head_dim")
 }
 
-/// A tile of what has rows.
-fn row(rows: Tensor<'_>, tile: usize) -> Tensor<'_> {
-    rows.slice("tile", tile, tile + 1).squeeze("tile")
+/// Whether a tile's queries see its keys; `sight` are the segments of both, if there are any.
+fn seen<'g>(
+    attention: &AttentionOperation,
+    sight: &[Tensor<'g>],
+    o: &Operands<Tensor<'g>>,
+    cut: Cut,
+) -> Tensor<'g> {
+    let count = |axis, of: Tensor<'g>| ops::iota(of.graph(), DType::S32, axis, of.size(axis));
+    let segments = match sight {
+        &[queries, keys] => Some((queries, keys)),
+        _ => None,
+    };
+    Sight::of(count("seq", o.query), count("kv_seq", o.key), segments).cut(cut).seen(attention)
 }
 
-/// The result and the log-sum-exp of one tile's rows.
+/// The result and the log-sum-exp of one tile's queries.
 fn one_tile<'g>(
     attention: &AttentionOperation,
     parts: &[Tensor<'g>],
     seen: Tensor<'g>,
-    tile: usize,
-    (_, (first, end)): Cut,
+    ((from, to), (first, end)): Cut,
 ) -> [Tensor<'g>; 2] {
     let column = |part: Tensor<'g>| part.slice("kv_seq", first, end);
-    let [query, key, value] = [row(parts[0], tile), column(parts[1]), column(parts[2])];
-    let sinks = parts.get(3).map(|&sinks| row(sinks, tile));
+    let query = parts[0].slice("seq", from, to);
+    let [key, value] = [column(parts[1]), column(parts[2])];
+    let sinks = parts.get(3).copied();
     let graph = query.graph();
     let number = |value| ops::constant(graph, DType::F32, value);
     let scores = masked(scores(attention, query, key), seen);
@@ -262,7 +221,7 @@ fn one_tile<'g>(
     greatest = sinks.map_or(greatest, |sinks| greatest.maximum(sinks));
     let weights = (scores - greatest).exponential().convert(value.dtype());
     let products = weights.dot_as(value, &["kv_seq"], DType::F32);
-    let columns = products.size("head_dim") - 1;
+    let columns = products.size("head_dim") - ONES;
     let mut total = products.slice("head_dim", columns, columns + 1).squeeze("head_dim");
     if let Some(sinks) = sinks {
         total = total + (sinks - greatest).exponential();

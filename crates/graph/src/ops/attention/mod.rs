@@ -10,15 +10,15 @@ mod tile;
 
 use std::rc::Rc;
 
-use crate::DType;
 use crate::emit::{Call, Emitter, composite_shapes};
 use crate::error::ShapeError;
 use crate::evaluate::Evaluator;
 use crate::graph::{RegionId, Tensor};
-use crate::kernels::Blocks;
+use crate::kernels::{AttentionKernel, Blocks};
 use crate::literal::Literal;
 use crate::operation::{Derivative, Operation};
 use crate::shape::{Axis, Shape};
+use crate::{DType, ops};
 
 use heads::Heads;
 pub(crate) use samples::samples;
@@ -174,6 +174,20 @@ fn ways(
     (kernel.blocks(), if kernel.by_head() { heads() } else { None })
 }
 
+/// The operand with that number, which has the query's shape, as the first result; zeros as the others.
+fn left_out(emitter: &mut Emitter<'_>, call: &Call, name: &str, stands_in: usize) {
+    let shapes: Vec<Shape> = call.results.iter().map(|result| result.shape.clone()).collect();
+    let key = format!("left out, {} results", shapes.len());
+    emitter.composite(call, name, &key, |x| {
+        let Some(&first) = x.get(stands_in) else { return Vec::new() };
+        let zeros = |shape: &Shape| {
+            ops::constant(first.graph(), shape.dtype, 0.0).broadcast_to(&shape.axes)
+        };
+        let others = shapes.iter().skip(1).map(zeros);
+        std::iter::once(first.transpose(&shapes[0].names())).chain(others).collect()
+    });
+}
+
 /// The sizes that all operands must agree on.
 struct Sizes(Vec<(Axis, usize)>);
 
@@ -267,6 +281,9 @@ impl Operation for AttentionOperation {
     }
 
     fn emit(&self, emitter: &mut Emitter<'_>, call: &Call) {
+        if emitter.options().kernels.attention == AttentionKernel::LeftOut {
+            return left_out(emitter, call, "attention", 0);
+        }
         let (blocks, heads) = ways(emitter, self, call);
         let key = format!("{self:?} {blocks:?} {heads:?}");
         emitter.composite(call, "attention", &key, |x| portable::lower(self, blocks, heads, x));

@@ -8,6 +8,11 @@ use crate::shape::{Axis, Shape};
 const QUERY: &[(Axis, usize)] =
     &[("batch", 2), ("seq", 5), ("kv_heads", 2), ("group", 3), ("head_dim", 4)];
 const KEY: &[(Axis, usize)] = &[("batch", 2), ("kv_seq", 5), ("kv_heads", 2), ("head_dim", 4)];
+/// Of a length that tiles of two sizes divide.
+const LONGER_QUERY: &[(Axis, usize)] =
+    &[("batch", 2), ("seq", 6), ("kv_heads", 2), ("group", 3), ("head_dim", 4)];
+const LONGER_KEY: &[(Axis, usize)] =
+    &[("batch", 2), ("kv_seq", 6), ("kv_heads", 2), ("head_dim", 4)];
 const POOL: &[(Axis, usize)] = &[("pages", 6), ("page", 4), ("kv_heads", 2), ("head_dim", 4)];
 
 pub(crate) fn samples() -> Vec<Sample> {
@@ -46,6 +51,29 @@ pub(crate) fn samples() -> Vec<Sample> {
                 };
                 vec![attention.apply()]
             },
+        ),
+        Sample::new(
+            "attention of documents",
+            &[
+                random(LONGER_QUERY),
+                random(LONGER_KEY),
+                random(LONGER_KEY),
+                integers(&[("batch", 2), ("seq", 6)], 2.0),
+                integers(&[("batch", 2), ("kv_seq", 6)], 2.0),
+                random(&[("kv_heads", 2), ("group", 3)]),
+            ],
+            |x| {
+                let causal = Attention::causal(x[0], x[1], x[2]);
+                vec![
+                    Attention { segments: Some((x[3], x[4])), ..causal }.apply(),
+                    Attention { sinks: Some(x[5]), window: Some(4), ..causal }.apply(),
+                ]
+            },
+        ),
+        Sample::new(
+            "attention of one sequence",
+            &[random(&LONGER_QUERY[1..]), random(&LONGER_KEY[1..]), random(&LONGER_KEY[1..])],
+            |x| vec![Attention::causal(x[0], x[1], x[2]).apply()],
         ),
         Sample::new(
             "attention over pages",

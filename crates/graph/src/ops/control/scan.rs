@@ -160,11 +160,20 @@ impl Operation for Scan {
         let mut initial = vec![zero];
         initial.extend(call.operands.iter().cloned());
         for stack in &call.results[self.carried..] {
-            let empty = emitter.scalar(call, &Literal::scalar(stack.shape.dtype, 0.0));
+            let zero = match emitter.options().kernels.empty_stacks {
+                true => None,
+                false => Some(emitter.scalar(call, &Literal::scalar(stack.shape.dtype, 0.0))),
+            };
             let result = emitter.temporary(stack.shape.clone());
-            let name = "stablehlo.broadcast_in_dim";
-            let attributes = "broadcast_dimensions = array<i64>";
-            emitter.full(call, std::slice::from_ref(&result), name, &[empty], &[], attributes);
+            let (name, attributes) = match zero {
+                Some(_) => ("stablehlo.broadcast_in_dim", "broadcast_dimensions = array<i64>"),
+                None => (
+                    "stablehlo.custom_call",
+                    "call_target_name = \"AllocateBuffer\", api_version = 2 : i32",
+                ),
+            };
+            let operands: Vec<Ssa> = zero.into_iter().collect();
+            emitter.full(call, std::slice::from_ref(&result), name, &operands, &[], attributes);
             initial.push(result);
         }
         let fresh = |emitter: &mut Emitter<'_>| -> Vec<Ssa> {
