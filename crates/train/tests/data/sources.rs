@@ -168,6 +168,30 @@ fn the_configuration_takes_paths_and_tables() {
          validation = \"v.txt\"\nsequence_length = 64\nshuffle = false\nseed = 3",
     )
     .unwrap();
+/// A schema that nests so deep that a recursion over it would need more than a stack.
+#[test]
+fn a_parquet_schema_that_nests_without_end_is_refused() {
+    const GROUPS: u32 = 300_000;
+    let sandbox = Sandbox::new();
+    let mut footer = vec![0x15, 2, 0x19, 0xfc];
+    let count = GROUPS + 1;
+    footer.extend([count & 0x7f | 0x80, count >> 7 & 0x7f | 0x80, count >> 14].map(|b| b as u8));
+    for _ in 0..GROUPS {
+        // Required, named `a`, with one child.
+        footer.extend([0x35, 0, 0x18, 1, b'a', 0x15, 2, 0]);
+    }
+    footer.extend([0x15, 2, 0x25, 0, 0x18, 1, b'a', 0]);
+    // No rows in no row groups.
+    footer.extend([0x16, 0, 0x19, 0x0c, 0]);
+    let mut bytes = b"PAR1".to_vec();
+    bytes.extend(&footer);
+    bytes.extend((footer.len() as u32).to_le_bytes());
+    bytes.extend(b"PAR1");
+    let message = sandbox.refusal(at(&sandbox.write("deep.parquet", bytes)));
+    assert!(message.contains("deep.parquet is not a Parquet file that can be read"), "{message}");
+    assert!(message.contains("nest more than 64 levels deep"), "{message}");
+}
+
     assert_eq!(config.sources[0], at("a.txt"));
     assert_eq!(
         config.sources[1],
