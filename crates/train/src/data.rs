@@ -216,7 +216,7 @@ impl<'a> Opener<'a> {
             tokenizer,
             template: chat_template,
             tokenizer_digest: cache::identity(tokenizer)?,
-            encoder: Encoder::new(tokenizer, chat_template, table, threads)?,
+            encoder: Encoder::new(tokenizer, chat_template, table, threads, sequence_length)?,
             threads,
         };
         let installer = Installer::new(cache.clone());

@@ -24,9 +24,10 @@ use super::{DataError, Progress};
 
 /// Files of a source are put together until they have this many bytes.
 const GROUP_BYTES: u64 = 64 << 20;
-/// How many conversations stand for the template in a key: with all of them, every start would take
-/// as long as the first one.
+/// How many conversations, and messages of each, stand for the template in a key: with all of them,
+/// every start would take as long as the first one.
 const SAMPLE_CONVERSATIONS: usize = 64;
+const SAMPLE_MESSAGES: usize = 16;
 /// Bytes of documents per thread that are read, then turned into tokens.
 const WAVE_BYTES_PER_THREAD: u64 = 2 << 20;
 const DIGEST_BLOCK_BYTES: usize = 1 << 20;
@@ -144,13 +145,24 @@ impl TokenCache<'_> {
         }
         // A template is a program; what counts is what it makes of these conversations.
         let Some(template) = self.template else { return Ok(digest.finish()) };
-        let Some(first) = files.first() else { return Ok(digest.finish()) };
-        for item in read::open(first, source.column.as_deref())?.take(SAMPLE_CONVERSATIONS) {
-            let Content::Chat(conversation) = item?.content else { break };
+        let mut sampled = 0;
+        for document in documents(files, source.column.as_deref()) {
+            let Content::Chat(mut conversation) = document?.item.content else { break };
+            if sampled == 0 {
+                digest.add("reach", &(self.encoder.reach() as u64).to_le_bytes());
+            }
+            conversation.messages.truncate(SAMPLE_MESSAGES);
             match chat::render(template, &conversation) {
-                Ok(rendered) => digest.add("conversation", rendered.text.as_bytes()),
+                Ok(rendered) => {
+                    digest.add("conversation", rendered.text.as_bytes());
+                    digest.add("answers", format!("{:?}", rendered.answers).as_bytes());
+                }
                 // It is reported, with its place, when the tokens are made.
                 Err(_) => digest.add("no conversation", &[]),
+            }
+            sampled += 1;
+            if sampled == SAMPLE_CONVERSATIONS {
+                break;
             }
         }
         Ok(digest.finish())
