@@ -147,7 +147,11 @@ impl TokenCache<'_> {
         let Some(template) = self.template else { return Ok(digest.finish()) };
         let mut sampled = 0;
         for document in documents(files, source.column.as_deref()) {
-            let Content::Chat(mut conversation) = document?.item.content else { break };
+            let mut conversation = match document?.item.content {
+                Content::Text { .. } => break,
+                Content::Gap => continue,
+                Content::Chat(conversation) => conversation,
+            };
             if sampled == 0 {
                 digest.add("reach", &(self.encoder.reach() as u64).to_le_bytes());
             }
@@ -184,9 +188,17 @@ impl TokenCache<'_> {
         let mut documents = documents(group.files, source.column.as_deref());
         loop {
             let wave = next_wave(&mut documents, self.threads)?;
-            let Some(first) = wave.first() else { break };
-            let is_chat = *writer.as_ref().map_or(&first.is_chat(), |(_, is_chat)| is_chat);
-            if let Some(other) = wave.iter().find(|document| document.is_chat() != is_chat) {
+            let Some(last) = wave.last() else { break };
+            let known = writer.as_ref().map(|(_, is_chat)| *is_chat);
+            let bytes_done = last.bytes_done;
+            let Some(is_chat) = known.or_else(|| wave.iter().find_map(Document::is_chat)) else {
+                // Nothing but gaps is of no kind, and there is nothing to keep of it.
+                seen(bytes_done);
+                continue;
+            };
+            let differs =
+                |document: &&Document<'_>| document.is_chat().is_some_and(|kind| kind != is_chat);
+            if let Some(other) = wave.iter().find(differs) {
                 let (path, file) = (source.path.clone(), other.file.path.clone());
                 return Err(DataError::Mixed { path, file });
             }
@@ -203,7 +215,7 @@ impl TokenCache<'_> {
                     writer.end_document();
                 }
             }
-            seen(wave.last().map_or(0, |document| document.bytes_done));
+            seen(bytes_done);
         }
         let writer = match writer {
             Some((writer, _)) => writer,
@@ -224,8 +236,13 @@ pub(super) struct Document<'f> {
 }
 
 impl Document<'_> {
-    fn is_chat(&self) -> bool {
-        matches!(self.item.content, Content::Chat(_))
+    /// None for a gap, which may stand among texts as among conversations.
+    fn is_chat(&self) -> Option<bool> {
+        match self.item.content {
+            Content::Text { .. } => Some(false),
+            Content::Chat(_) => Some(true),
+            Content::Gap => None,
+        }
     }
 
     fn bytes(&self) -> u64 {
@@ -233,6 +250,7 @@ impl Document<'_> {
             Content::Text { text, .. } => text.len() as u64,
             // A guess that keeps a wave small.
             Content::Chat(conversation) => 1024 * conversation.messages.len() as u64,
+            Content::Gap => 0,
         };
         // An empty document must count too, or a file of them would be one wave.
         text + 64

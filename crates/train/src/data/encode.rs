@@ -105,6 +105,7 @@ impl<'a> Encoder<'a> {
         match &item.content {
             Content::Text { text, begins, ends } => self.encode_text(text, *begins, *ends),
             Content::Chat(conversation) => self.encode_chat(path, item.record, conversation),
+            Content::Gap => Ok(Encoded::default()),
         }
     }
 
