@@ -19,6 +19,7 @@ mod error;
 mod find;
 mod learn;
 mod order;
+mod overlap;
 mod packing;
 mod prefetch;
 mod read;
@@ -44,6 +45,7 @@ use corpus::Corpus;
 use dataset::{Arrangement, Source};
 use digest::Contents;
 use encode::Encoder;
+use overlap::HeldOut;
 use packing::{Part, Rows};
 use token_bytes::TokenBytes;
 
@@ -81,6 +83,11 @@ pub enum Progress<'a> {
     Damaged {
         path: &'a Path,
         reason: &'a str,
+    },
+    /// A file of a source is validation data too, and is not trained on.
+    LeftOut {
+        source: &'a str,
+        path: &'a Path,
     },
 }
 
@@ -140,10 +147,12 @@ impl Data {
         for source in &config.validation {
             validation.push(opener.contents(source, progress)?);
         }
+        let never_trained_on = HeldOut::new(&validation);
         let mut training = Vec::new();
         let mut held_out = Vec::new();
         for source in &config.sources {
             let contents = opener.contents(source, progress)?;
+            let contents = never_trained_on.leave_out(&source.path, contents, progress)?;
             let corpus = &opener.corpus(source, &contents, progress)?;
             let part = if config.validation_fraction > 0.0 {
                 let (part, end) = Part::split(corpus, config.validation_fraction);
