@@ -12,6 +12,7 @@ mod keys;
 mod mesh;
 mod model;
 mod sections;
+mod validation;
 mod values;
 
 use std::fs;
@@ -28,6 +29,7 @@ pub use sections::{
     Lora, MeshAxes, Model, Optimizer, OptimizerName, Output, Remat, Samples, Schedule,
     ScheduleKind, Source, Training,
 };
+pub use validation::{Validation, ValidationSource};
 
 /// A key that has different values in two configs, as TOML; none where it is not set.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,11 +13,13 @@ mod chat;
 mod config;
 mod corpus;
 mod dataset;
+mod digest;
 mod encode;
 mod error;
 mod find;
 mod learn;
 mod order;
+mod overlap;
 mod packing;
 mod prefetch;
 mod read;
@@ -39,10 +41,12 @@ pub use error::DataError;
 pub use learn::{END_OF_TEXT, LearnedTokenizer, learn_tokenizer};
 pub use prefetch::Prefetcher;
 
-use cache::TokenCache;
+use cache::{PART_BYTES, TokenCache};
 use corpus::Corpus;
 use dataset::{Arrangement, Source};
+use digest::Contents;
 use encode::Encoder;
+use overlap::HeldOut;
 use packing::{Part, Rows};
 use token_bytes::TokenBytes;
 
@@ -80,6 +84,11 @@ pub enum Progress<'a> {
     Damaged {
         path: &'a Path,
         reason: &'a str,
+    },
+    /// A file of a source is validation data too, and is not trained on.
+    LeftOut {
+        source: &'a str,
+        path: &'a Path,
     },
 }
 
@@ -137,10 +146,17 @@ impl Data {
     ) -> Result<Data, DataError> {
         let table = TokenBytes::of(model.tokenizer);
         let opener = Opener::new(config, model, cache, batch_size, &table)?;
-        let corpora = opener.corpora(&config.sources, progress)?;
+        let mut validation = Vec::with_capacity(config.validation.len());
+        for source in &config.validation {
+            validation.push(opener.contents(source, progress)?);
+        }
+        let never_trained_on = HeldOut::new(&validation);
         let mut training = Vec::new();
         let mut held_out = Vec::new();
-        for (corpus, source) in corpora.iter().zip(&config.sources) {
+        for source in &config.sources {
+            let contents = opener.contents(source, progress)?;
+            let contents = never_trained_on.leave_out(&source.path, contents, progress)?;
+            let corpus = &opener.corpus(source, &contents, progress)?;
             let part = if config.validation_fraction > 0.0 {
                 let (part, end) = Part::split(corpus, config.validation_fraction);
                 held_out.push(opener.source(corpus, end, None, "held out")?);
@@ -150,7 +166,8 @@ impl Data {
             };
             training.push(opener.source(corpus, part, source.weight, "trained on")?);
         }
-        for corpus in &opener.corpora(&config.validation, progress)? {
+        for (source, contents) in config.validation.iter().zip(&validation) {
+            let corpus = &opener.corpus(source, contents, progress)?;
             held_out.push(opener.source(corpus, Part::whole(corpus), None, "held out")?);
         }
         let training = Arc::new(opener.dataset(training, false));
@@ -175,11 +192,12 @@ impl Data {
     ) -> Result<Dataset, DataError> {
         let table = TokenBytes::of(model.tokenizer);
         let opener = Opener::new(config, model, cache, batch_size, &table)?;
-        let corpora = opener.corpora(&config.sources, progress)?;
-        let sources = corpora
-            .iter()
-            .map(|corpus| opener.source(corpus, Part::whole(corpus), None, "measured"))
-            .collect::<Result<Vec<Source>, DataError>>()?;
+        let mut sources = Vec::with_capacity(config.sources.len());
+        for source in &config.sources {
+            let contents = opener.contents(source, progress)?;
+            let corpus = &opener.corpus(source, &contents, progress)?;
+            sources.push(opener.source(corpus, Part::whole(corpus), None, "measured")?);
+        }
         Ok(opener.dataset(sources, true))
     }
 }
@@ -219,31 +237,36 @@ impl<'a> Opener<'a> {
             tokenizer,
             template: chat_template,
             tokenizer_digest: cache::identity(tokenizer)?,
-            encoder: Encoder::new(tokenizer, chat_template, table, threads)?,
+            encoder: Encoder::new(tokenizer, chat_template, table, threads, sequence_length)?,
             threads,
+            part_bytes: PART_BYTES,
         };
         let installer = Installer::new(cache.clone());
         Ok(Opener { config, model, installer, tokens, batch_size, table })
     }
 
-    fn corpora(
+    fn contents(
         &self,
-        sources: &[SourceConfig],
+        source: &SourceConfig,
         progress: &mut dyn FnMut(Progress<'_>),
-    ) -> Result<Vec<Arc<Corpus>>, DataError> {
-        let mut corpora = Vec::with_capacity(sources.len());
-        for source in sources {
-            let files = find::files(source, &self.installer, progress)?;
-            let shards = self.tokens.shards(source, &files, progress)?;
-            let corpus = Corpus::new(&source.path, shards)?;
-            if corpus.largest_id as usize >= self.model.vocab_size {
-                let (path, id) = (source.path.clone(), corpus.largest_id);
-                let vocab_size = self.model.vocab_size;
-                return Err(DataError::Vocabulary { path, id, vocab_size });
-            }
-            corpora.push(Arc::new(corpus));
+    ) -> Result<Contents, DataError> {
+        let files = find::files(source, &self.installer, progress)?;
+        Contents::of(&source.path, files, progress)
+    }
+
+    fn corpus(
+        &self,
+        source: &SourceConfig,
+        contents: &Contents,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Arc<Corpus>, DataError> {
+        let shards = self.tokens.shards(source, contents, progress)?;
+        let corpus = Corpus::new(&source.path, shards)?;
+        let (id, vocab_size) = (corpus.largest_id, self.model.vocab_size);
+        if id as usize >= vocab_size {
+            return Err(DataError::Vocabulary { path: source.path.clone(), id, vocab_size });
         }
-        Ok(corpora)
+        Ok(Arc::new(corpus))
     }
 
     /// Without a weight, a source's share is its size. `use_of_it` is for an error.

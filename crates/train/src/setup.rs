@@ -188,25 +188,29 @@ pub(crate) fn check_vocabulary(
 /// The data section as `data` takes it.
 pub fn data_config(config: &Config) -> DataConfig {
     let section = &config.data;
+    let format = |format: crate::config::Format| match format {
+        crate::config::Format::Text => Format::Text,
+        crate::config::Format::Jsonl => Format::Jsonl,
+        crate::config::Format::Parquet => Format::Parquet,
+    };
     let source = |source: &crate::config::Source| SourceConfig {
         path: source.path.clone(),
-        format: source.format.map(|format| match format {
-            crate::config::Format::Text => Format::Text,
-            crate::config::Format::Jsonl => Format::Jsonl,
-            crate::config::Format::Parquet => Format::Parquet,
-        }),
+        format: source.format.map(format),
         column: source.column.clone(),
         weight: source.weight,
     };
-    let validation = section.validation.iter();
+    let held_out = |source: &crate::config::ValidationSource| SourceConfig {
+        path: source.path.clone(),
+        format: source.format.map(format),
+        column: source.column.clone(),
+        weight: None,
+    };
     DataConfig {
         sources: section.sources.iter().map(source).collect(),
         sequence_length: section.sequence_length,
         shuffle: section.shuffle,
         seed: section.seed,
-        validation: validation
-            .map(|path| SourceConfig { path: path.clone(), ..SourceConfig::default() })
-            .collect(),
+        validation: section.validation.0.iter().map(held_out).collect(),
         validation_fraction: section.validation_fraction,
     }
 }

@@ -14,6 +14,7 @@ use train::config::{
     ArchitectureName, BaseType, Config, ConfigError, Format, OptimizerName, ScheduleKind,
     check_mesh,
 };
+use train::data::SourceConfig;
 
 const SHAKESPEARE: &str = r#"
 [model]
@@ -115,6 +116,52 @@ fn flags_count_more_than_the_file() {
     assert_eq!(config.unwrap().samples.prompts, ["ROMEO:"]);
     let config = parse(SHAKESPEARE, &["data.sources.1.path=more.txt"]).unwrap();
     assert_eq!(config.data.sources[1].path, "more.txt");
+}
+
+#[test]
+fn validation_is_a_path_or_tables() {
+    let text = SHAKESPEARE.replace("validation_fraction = 0.02\n", "");
+    let read = |flag: &str| {
+        let config = parse(&text, &[flag]).unwrap();
+        // However it was written, nothing is lost where it is printed.
+        let again = Config::parse(&config.to_toml(), &[], "x").unwrap();
+        assert_eq!(again, config, "{}", config.to_toml());
+        let sources = train::setup::data_config(&config).validation;
+        let words = |source: SourceConfig| (source.path, source.column, source.format);
+        sources.into_iter().map(words).collect::<Vec<_>>()
+    };
+    let plain = |path: &str| (path.to_string(), None, None);
+    assert_eq!(read("data.validation=held.txt"), [plain("held.txt")]);
+    assert_eq!(read("data.validation=[\"a.txt\", \"b.txt\"]"), [plain("a.txt"), plain("b.txt")]);
+    let table = |path: &str, column: &str| {
+        (path.to_string(), Some(column.to_string()), Some(train::data::Format::Jsonl))
+    };
+    assert_eq!(
+        read("data.validation={path=\"v.dat\", format=\"jsonl\", column=\"story\"}"),
+        [table("v.dat", "story")]
+    );
+    assert_eq!(
+        read("data.validation=[\"a.txt\", {path=\"v\", format=\"jsonl\", column=\"c\"}]"),
+        [plain("a.txt"), table("v", "c")]
+    );
+    assert_eq!(read("data.validation=[]"), []);
+    let sections = "[[data.validation]]\npath = \"v\"\ncolumn = \"c\"\nformat = \"jsonl\"\n";
+    let config = parse(&format!("{text}\n{sections}"), &[]).unwrap();
+    assert_eq!(config.to_toml().matches("[[data.validation]]").count(), 1);
+    let wrong = |flag: &str| refusal(&text, &[flag]);
+    assert!(
+        wrong("data.validation=5")
+            .ends_with("it must be a path, a section with `path`, or a list of them")
+    );
+    let message = wrong("data.validation=[5]");
+    assert!(message.starts_with("`data.validation.0` is 5"), "{message}");
+    assert!(wrong("data.validation=").contains("it must be a path"));
+    assert!(wrong("data.validation={column=\"c\"}").contains("`data.validation.path` is"));
+    let message = wrong("data.validation={path=\"a\", colum=\"c\"}");
+    assert!(message.contains("unknown key `colum` in [data.validation]"), "{message}");
+    assert!(message.ends_with("did you mean `column`?"), "{message}");
+    let message = wrong("data.validation={path=\"a\", weight=2}");
+    assert!(message.ends_with("it belongs in [[data.sources]]"), "{message}");
 }
 
 #[test]

@@ -98,7 +98,7 @@ fn data(config: &Config) -> Option<String> {
                 .to_string(),
         );
     }
-    let both = config.data.validation.is_some() && config.data.validation_fraction > 0.0;
+    let both = !config.data.validation.0.is_empty() && config.data.validation_fraction > 0.0;
     both.then(|| {
         "data.validation and data.validation_fraction both say what to hold out: keep one"
             .to_string()

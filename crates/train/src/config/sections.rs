@@ -7,6 +7,7 @@ use super::keys::{
     Range, SectionKeys, Value, alternatives, choices, describe, read_key, refuse_unknown, section,
     sentence, wrong_choice,
 };
+use super::validation::Validation;
 
 section! {
     /// A training run. Relative paths are relative to the working directory.
@@ -85,9 +86,9 @@ section! {
         shuffle: bool = true;
         /// Seed of that order.
         seed: u64 = 0;
-        /// Text to measure the loss on while training: a path as in `sources`.
-        validation: Option<String>;
-        /// Instead: this part of every source, taken from its end.
+        /// What the loss is measured on while training.
+        validation: Validation;
+        /// Instead of `validation`: this part of every source, taken from its end.
         validation_fraction: f64 = 0.0 => Range::Below(0.0, 1.0);
         /// Where text comes from.
         sources: Vec<Source>;

@@ -38,17 +38,44 @@ pub(super) fn render(
     template: &ChatTemplate,
     conversation: &Conversation,
 ) -> Result<Rendered, ChatFailure> {
+    let text = text(template, conversation)?;
+    let answers = answers(template, conversation, &text, usize::MAX)?;
+    Ok(Rendered { text, answers })
+}
+
+/// The whole conversation.
+pub(super) fn text(
+    template: &ChatTemplate,
+    conversation: &Conversation,
+) -> Result<String, ChatFailure> {
+    Ok(beginning(template, conversation, conversation.messages.len(), false)?)
+}
+
+/// The first `count` messages.
+fn beginning(
+    template: &ChatTemplate,
+    conversation: &Conversation,
+    count: usize,
+    add_generation_prompt: bool,
+) -> Result<String, ChatError> {
+    template.render(&ChatInput {
+        messages: conversation.messages[..count].to_vec(),
+        tools: conversation.tools.clone(),
+        add_generation_prompt,
+        now: Some(UNIX_EPOCH + TODAY),
+        ..ChatInput::default()
+    })
+}
+
+/// The answers in `text`, which is the whole conversation, that begin before its byte `before`.
+pub(super) fn answers(
+    template: &ChatTemplate,
+    conversation: &Conversation,
+    text: &str,
+    before: usize,
+) -> Result<Vec<Range<usize>>, ChatFailure> {
     let messages = &conversation.messages;
-    let render = |count: usize, add_generation_prompt: bool| {
-        template.render(&ChatInput {
-            messages: messages[..count].to_vec(),
-            tools: conversation.tools.clone(),
-            add_generation_prompt,
-            now: Some(UNIX_EPOCH + TODAY),
-            ..ChatInput::default()
-        })
-    };
-    let text = render(messages.len(), false)?;
+    let render = |count, prompt| beginning(template, conversation, count, prompt);
     let mut answers: Vec<Range<usize>> = Vec::new();
     for (index, message) in messages.iter().enumerate() {
         if message.0.get("role").and_then(|role| role.as_str()) != Some("assistant") {
@@ -57,12 +84,12 @@ pub(super) fn render(
         // What stands before an answer when a model is asked for it. A template may not take an
         // empty conversation; then the answer begins with the text.
         let start = match index {
-            0 => render(0, true).map_or(0, |before| common(&text, &before)),
+            0 => render(0, true).map_or(0, |prompt| common(text, &prompt)),
             _ => {
                 let plain = render(index, false)?;
                 let prompt = render(index, true)?;
-                let start = common(&text, &prompt);
-                if start < common(&text, &plain) || common(&text, &plain) < plain.trim_end().len() {
+                let start = common(text, &prompt);
+                if start < common(text, &plain) || common(text, &plain) < plain.trim_end().len() {
                     return Err(ChatFailure::Unclear(format!(
                         "the text before message {} changes when it is added",
                         index + 1
@@ -71,14 +98,17 @@ pub(super) fn render(
                 start
             }
         };
+        if start >= before {
+            break;
+        }
         let after =
-            if index + 1 == messages.len() { text.clone() } else { render(index + 1, false)? };
+            if index + 1 == messages.len() { text.to_owned() } else { render(index + 1, false)? };
         let end = if text.starts_with(&after) {
             after.trim_end().len()
         } else {
             // Some templates leave something out of an answer that is not the last one, its
             // reasoning say.
-            ending(&text, start, &after, message).ok_or_else(|| {
+            ending(text, start, &after, message).ok_or_else(|| {
                 ChatFailure::Unclear(format!(
                     "message {} is rendered in another way when others follow",
                     index + 1
@@ -93,7 +123,7 @@ pub(super) fn render(
         }
         answers.push(start..end);
     }
-    Ok(Rendered { text, answers })
+    Ok(answers)
 }
 
 /// Finds the end of an answer by its content, and by what follows the content where the answer is
@@ -131,7 +161,7 @@ mod tests {
         Conversation { messages, tools: None }
     }
 
-    fn answers(template: &str, messages: &[(&str, &str)]) -> Result<Vec<String>, String> {
+    fn said(template: &str, messages: &[(&str, &str)]) -> Result<Vec<String>, String> {
         let special = BTreeMap::from([
             ("bos_token".to_owned(), "<s>".to_owned()),
             ("eos_token".to_owned(), "</s>".to_owned()),
@@ -157,7 +187,7 @@ mod tests {
     #[test]
     fn answers_end_with_their_end_of_turn() {
         let expected = ["Hello!<|im_end|>", "Yes?\n<|im_end|>"];
-        assert_eq!(answers(CHATML, &TWO_TURNS).unwrap(), expected);
+        assert_eq!(said(CHATML, &TWO_TURNS).unwrap(), expected);
     }
 
     #[test]
@@ -166,7 +196,7 @@ mod tests {
             {% if message.role == 'user' %}[INST] {{ message.content }} [/INST]\
             {% elif message.role == 'assistant' %} {{ message.content | trim }}{{ eos_token }}\
             {% endif %}{% endfor %}";
-        assert_eq!(answers(template, &TWO_TURNS).unwrap(), [" Hello!</s>", " Yes?</s>"]);
+        assert_eq!(said(template, &TWO_TURNS).unwrap(), [" Hello!</s>", " Yes?</s>"]);
     }
 
     /// Qwen3's way: the last answer gets a place to think, earlier ones lose theirs.
@@ -177,20 +207,20 @@ mod tests {
             {{ message.content }}<|im_end|>\n{% endfor %}\
             {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
         let expected = ["Hello!<|im_end|>", "<think>\n\n</think>\n\nYes?\n<|im_end|>"];
-        assert_eq!(answers(template, &TWO_TURNS).unwrap(), expected);
+        assert_eq!(said(template, &TWO_TURNS).unwrap(), expected);
     }
 
     #[test]
     fn a_template_that_rewrites_what_was_said_is_refused() {
         let template = "{{ messages | length }}: {% for message in messages %}\
             {{ message.content }}\n{% endfor %}";
-        let reason = answers(template, &TWO_TURNS).unwrap_err();
+        let reason = said(template, &TWO_TURNS).unwrap_err();
         assert!(reason.contains("message 3"), "{reason}");
     }
 
     #[test]
     fn an_answer_that_begins_the_conversation() {
-        let answers = answers(CHATML, &[("assistant", "Welcome."), ("user", "Hi")]).unwrap();
+        let answers = said(CHATML, &[("assistant", "Welcome."), ("user", "Hi")]).unwrap();
         assert_eq!(answers, ["Welcome.<|im_end|>"]);
     }
 }

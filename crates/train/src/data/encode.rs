@@ -1,5 +1,6 @@
 //! Documents into token ids, on several threads. The result does not depend on their number.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,6 +11,9 @@ use super::cache::Document;
 use super::chat::{self, ChatFailure, Rendered};
 use super::read::{Content, Conversation};
 use super::token_bytes::TokenBytes;
+
+/// The least reach: where answers are found in little time.
+const REACH_MIN: usize = 4096;
 
 /// The tokens of a document, or of a piece of one.
 #[derive(Debug, Default, PartialEq)]
@@ -30,6 +34,7 @@ pub(super) struct Encoder<'a> {
     before: Vec<u32>,
     after: Vec<u32>,
     threads: usize,
+    reach: usize,
 }
 
 impl<'a> Encoder<'a> {
@@ -38,6 +43,7 @@ impl<'a> Encoder<'a> {
         template: Option<&'a ChatTemplate>,
         table: &'a TokenBytes,
         threads: usize,
+        sequence_length: usize,
     ) -> Result<Encoder<'a>, DataError> {
         // The tokenizer's settings say what belongs around a text; a document always gets an end,
         // so that a model learns to stop.
@@ -51,7 +57,17 @@ impl<'a> Encoder<'a> {
         {
             after.push(end);
         }
-        Ok(Encoder { tokenizer, template, table, before, after, threads: threads.max(1) })
+        let threads = threads.max(1);
+        // In few steps, since tokens of one reach are of no use for another.
+        let reach = sequence_length.checked_next_power_of_two().unwrap_or(usize::MAX);
+        let reach = reach.max(REACH_MIN);
+        Ok(Encoder { tokenizer, template, table, before, after, threads, reach })
+    }
+
+    /// As many tokens of a conversation, and one, are marked with whether the assistant said them:
+    /// no row shows more, and finding answers takes time with the square of their number.
+    pub(super) fn reach(&self) -> usize {
+        self.reach
     }
 
     /// The tokens of each document, in order.
@@ -89,6 +105,7 @@ impl<'a> Encoder<'a> {
         match &item.content {
             Content::Text { text, begins, ends } => self.encode_text(text, *begins, *ends),
             Content::Chat(conversation) => self.encode_chat(path, item.record, conversation),
+            Content::Gap => Ok(Encoded::default()),
         }
     }
 
@@ -118,14 +135,20 @@ impl<'a> Encoder<'a> {
             let path = path.to_path_buf();
             DataError::AssistantPart { path, record, reason }
         };
-        let rendered = chat::render(template, conversation).map_err(|failure| match failure {
+        let failed = |failure| match failure {
             ChatFailure::Template(source) => {
                 DataError::Chat { path: path.to_path_buf(), record, source: Box::new(source) }
             }
             ChatFailure::Unclear(reason) => unclear(reason),
-        })?;
-        let ids = self.tokenizer.encode(&rendered.text, false)?;
-        let said = self.said(&rendered, &ids)?.ok_or_else(|| {
+        };
+        let text = chat::text(template, conversation).map_err(failed)?;
+        let ids = self.tokenizer.encode(&text, false)?;
+        let places = self.table.locate(&text, &ids);
+        let last = places.as_ref().and_then(|places| places.get(self.reach));
+        let end = last.map_or(usize::MAX, |place| place.end);
+        let answers = chat::answers(template, conversation, &text, end).map_err(failed)?;
+        let rendered = Rendered { text, answers };
+        let said = self.said(&rendered, &ids, places)?.ok_or_else(|| {
             unclear("the tokenizer rewrites the text and joins it across turns".to_owned())
         })?;
         let text_bytes = rendered.text.len() as u64;
@@ -134,9 +157,15 @@ impl<'a> Encoder<'a> {
 
     /// Which tokens the assistant said. A token that reaches into an answer from before is not one:
     /// no model is asked to go on in the middle of it.
-    fn said(&self, rendered: &Rendered, ids: &[u32]) -> Result<Option<Vec<bool>>, DataError> {
+    /// `places` are the tokens' in the text, if they have any.
+    fn said(
+        &self,
+        rendered: &Rendered,
+        ids: &[u32],
+        places: Option<Vec<Range<usize>>>,
+    ) -> Result<Option<Vec<bool>>, DataError> {
         let Rendered { text, answers } = rendered;
-        if let Some(places) = self.table.locate(text, ids) {
+        if let Some(places) = places {
             let is_said = |start: usize| {
                 let index = answers.partition_point(|answer| answer.end <= start);
                 answers.get(index).is_some_and(|answer| answer.start <= start)
@@ -149,7 +178,7 @@ impl<'a> Encoder<'a> {
         // it is known all the same which ones belong to which part.
         let mut pieces = Vec::new();
         let mut said = Vec::new();
-        let mut add = |range: std::ops::Range<usize>, answer: bool| -> Result<(), DataError> {
+        let mut add = |range: Range<usize>, answer: bool| -> Result<(), DataError> {
             let part = self.tokenizer.encode(&text[range], false)?;
             said.extend(std::iter::repeat_n(answer, part.len()));
             pieces.extend(part);

@@ -69,6 +69,11 @@ pub enum DataError {
          two sources", .file.display()
     )]
     Mixed { path: String, file: PathBuf },
+    #[error(
+        "all of `{path}` is validation data too, which is never trained on: give other data to one \
+         of them"
+    )]
+    AllHeldOut { path: String },
     #[error("`{path}` holds no usable document: give data with some text in it")]
     NoDocuments { path: String },
     #[error(

@@ -117,6 +117,7 @@ fn collect(
                     bytes_done += text.len() as u64;
                     texts.push(text);
                 }
+                Content::Gap => {}
                 Content::Chat(_) => {
                     return Err(DataError::LearnFromChat { path: name.to_owned() });
                 }

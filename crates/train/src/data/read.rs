@@ -36,6 +36,9 @@ pub(super) enum Content {
         ends: bool,
     },
     Chat(Conversation),
+    /// Columns of published data sets have gaps. They count as empty documents, whichever kind the
+    /// others are of.
+    Gap,
 }
 
 #[derive(Debug, PartialEq)]
@@ -101,8 +104,7 @@ fn document(
     let name = name.to_owned();
     match fields.remove(&name) {
         Some(Value::String(text)) => Ok(pieces(text, record, bytes_done)),
-        // Columns of published data sets have gaps; they count as empty documents.
-        Some(Value::Null) | None => Ok(pieces(String::new(), record, bytes_done)),
+        Some(Value::Null) | None => Ok(vec![Item { content: Content::Gap, record, bytes_done }]),
         Some(Value::Array(messages)) => {
             let messages = messages.into_iter().map(|message| match message {
                 Value::Object(fields) if fields.get("role").is_some_and(Value::is_string) => {

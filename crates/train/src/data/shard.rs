@@ -28,11 +28,11 @@ pub(super) use writer::ShardWriter;
 /// Bytes under one checksum.
 const BLOCK_BYTES: usize = 1 << 20;
 
-/// A file whose checksums were right when it was opened.
+/// A file whose checksums were right when it was looked at. It is not kept open: a large source has
+/// more of them than a process may have open.
 #[derive(Debug)]
 pub(super) struct Shard {
     path: PathBuf,
-    file: File,
     pub(super) footer: Footer,
     /// Of its blocks, in their order.
     pub(super) checksums: Vec<u32>,
@@ -60,7 +60,7 @@ impl From<io::Error> for OpenFailure {
 }
 
 impl Shard {
-    /// Opens a file and compares all its checksums; `seen` is told how many bytes are done.
+    /// Looks at a file and compares all its checksums; `seen` is told how many bytes are done.
     pub(super) fn open(path: &Path, mut seen: impl FnMut(u64)) -> Result<Shard, OpenFailure> {
         let file = File::open(path)?;
         let file_bytes = file.metadata()?.len();
@@ -90,14 +90,25 @@ impl Shard {
                 "its table of documents contradicts itself".to_owned(),
             ));
         }
-        Ok(Shard { path: path.to_path_buf(), file, footer, checksums, ends })
+        Ok(Shard { path: path.to_path_buf(), footer, checksums, ends })
     }
 
-    /// Appends the tokens of `range`.
-    pub(super) fn tokens(&self, range: Range<u64>, out: &mut Vec<i32>) -> Result<(), DataError> {
+    /// The file, to read from.
+    pub(super) fn file(&self) -> Result<File, DataError> {
+        File::open(&self.path)
+            .map_err(|source| DataError::Changed { path: self.path.clone(), source })
+    }
+
+    /// Appends the tokens of `range`; `file` is [`Shard::file`].
+    pub(super) fn tokens(
+        &self,
+        file: &File,
+        range: Range<u64>,
+        out: &mut Vec<i32>,
+    ) -> Result<(), DataError> {
         let width = u64::from(self.footer.token_bytes);
         let mut bytes = vec![0; ((range.end - range.start) * width) as usize];
-        self.read(&mut bytes, range.start * width)?;
+        self.read(file, &mut bytes, range.start * width)?;
         match self.footer.token_bytes {
             2 => {
                 out.extend(bytes.as_chunks().0.iter().map(|id| i32::from(u16::from_le_bytes(*id))))
@@ -108,13 +119,18 @@ impl Shard {
     }
 
     /// Appends whether the assistant said each token of `range`; nothing for texts.
-    pub(super) fn said(&self, range: Range<u64>, out: &mut Vec<bool>) -> Result<(), DataError> {
+    pub(super) fn said(
+        &self,
+        file: &File,
+        range: Range<u64>,
+        out: &mut Vec<bool>,
+    ) -> Result<(), DataError> {
         if !self.footer.is_chat {
             return Ok(());
         }
         let first_byte = range.start / 8;
         let mut bytes = vec![0_u8; (range.end.div_ceil(8) - first_byte) as usize];
-        self.read(&mut bytes, self.footer.said_start() + first_byte)?;
+        self.read(file, &mut bytes, self.footer.said_start() + first_byte)?;
         out.extend(range.map(|token| {
             let byte = bytes[(token / 8 - first_byte) as usize];
             byte >> (token % 8) & 1 == 1
@@ -122,9 +138,8 @@ impl Shard {
         Ok(())
     }
 
-    fn read(&self, bytes: &mut [u8], at: u64) -> Result<(), DataError> {
-        self.file
-            .read_exact_at(bytes, at)
+    fn read(&self, file: &File, bytes: &mut [u8], at: u64) -> Result<(), DataError> {
+        file.read_exact_at(bytes, at)
             .map_err(|source| DataError::Changed { path: self.path.clone(), source })
     }
 }
@@ -165,8 +180,9 @@ mod tests {
             prop_assert_eq!(shard.ends.len(), documents.len());
             let range = all.len() / 3..all.len();
             let (mut tokens, mut said) = (Vec::new(), Vec::new());
-            shard.tokens(range.start as u64..range.end as u64, &mut tokens).unwrap();
-            shard.said(range.start as u64..range.end as u64, &mut said).unwrap();
+            let file = shard.file().unwrap();
+            shard.tokens(&file, range.start as u64..range.end as u64, &mut tokens).unwrap();
+            shard.said(&file, range.start as u64..range.end as u64, &mut said).unwrap();
             let expected: Vec<i32> = all[range.clone()].iter().map(|id| *id as i32).collect();
             prop_assert_eq!(tokens, expected);
             let expected: Vec<bool> = all[range].iter().map(|id| id % 3 == 0).collect();

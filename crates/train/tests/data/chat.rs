@@ -70,6 +70,42 @@ fn only_what_the_assistant_said_is_learned() {
     assert_eq!((long.0.len(), long.1.len()), (80, 80 - "[user]long$\n[assistant]".len() + 1));
 }
 
+/// Finding answers renders the conversation up to each of them; of a long one only those that a row
+/// can show are looked for. This template tells by refusing to render longer beginnings.
+#[test]
+fn of_a_long_conversation_only_the_beginning_is_rendered_again() {
+    let mut sandbox = Sandbox::new();
+    let template = "{% if messages | length >= 400 and messages | length < 1000 %}\
+        {{ raise_exception('rendered in part') }}{% endif %}";
+    let use_template = |template: &str, sandbox: &mut Sandbox| {
+        sandbox.template = Some(ChatTemplate::new(template, &Default::default()).unwrap());
+    };
+    let messages = [("user", "What is it?"), ("assistant", "It is what it is.")].repeat(500);
+    let path = sandbox.write("chat.jsonl", line(&messages));
+    use_template(&format!("{template}{TEMPLATE}"), &mut sandbox);
+    let open = |sandbox: &Sandbox, length| {
+        let data = sandbox.open(&config(length, &[at(&path)]), 1).unwrap();
+        (data.training.batch(0, 0..1).unwrap(), data.training.sources()[0].clone())
+    };
+    let (batch, report) = open(&sandbox, 96);
+    let learned = &segments(&sandbox.tokenizer, &batch, 0)[0].1;
+    assert_eq!(learned, "It is what it is.$It is what it is.$");
+    assert_eq!((report.documents, report.truncated), (1, 1));
+    assert!(report.tokens > 20_000, "{}", report.tokens);
+    // As far as the longest row that these tokens are for.
+    let (batch, _) = open(&sandbox, 4096);
+    let (text, learned) = &segments(&sandbox.tokenizer, &batch, 0)[0];
+    let answers = text.matches("[assistant]It").count();
+    assert!(text.len() == 4096 && learned.matches("It is").count() == answers, "{answers}");
+    // Nor does it hide another template, or make every start as long.
+    use_template(&format!("{template}{}", TEMPLATE.replace('$', "!")), &mut sandbox);
+    let (batch, _) = open(&sandbox, 64);
+    assert!(segments(&sandbox.tokenizer, &batch, 0)[0].1.starts_with("It is what it is.!"));
+    // Longer rows look further.
+    let message = explain(&sandbox.open(&config(30_000, &[at(&path)]), 1).unwrap_err());
+    assert!(message.contains("rendered in part"), "{message}");
+}
+
 #[test]
 fn conversations_stay_whole() {
     let sandbox = with_template();

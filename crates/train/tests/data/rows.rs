@@ -102,6 +102,35 @@ fn what_is_held_out_is_never_trained_on() {
 }
 
 #[test]
+fn validation_files_among_the_sources_are_left_out() {
+    let sandbox = Sandbox::new();
+    sandbox.write("d/a.txt", "abcde ".repeat(20));
+    let held_out = sandbox.write("d/val.txt", "VWXYZ ".repeat(20));
+    // The same text under another name.
+    sandbox.write("d/copy.txt", "VWXYZ ".repeat(20));
+    let folder = sandbox.path("d");
+    let folder = folder.to_str().unwrap();
+    let mut config = config(16, &[at(folder)]);
+    config.validation = vec![at(&held_out)];
+    let mut left_out = Vec::new();
+    let mut note = |step: Progress<'_>| {
+        if let Progress::LeftOut { source, path } = step {
+            left_out.push((source.to_owned(), path.to_path_buf()));
+        }
+    };
+    let data = Data::open(&config, &sandbox.model(), &sandbox.cache, 2, &mut note).unwrap();
+    let expected = ["d/copy.txt", "d/val.txt"].map(|name| (folder.to_owned(), sandbox.path(name)));
+    assert_eq!(left_out, expected);
+    let trained = everything(&sandbox, &data.training);
+    assert!(trained.contains("abc") && !trained.contains('V'), "{trained}");
+    assert!(everything(&sandbox, &data.validation.unwrap()).contains("VWXYZ"));
+    // Where nothing is left, that is said.
+    config.sources.push(at(&held_out));
+    let message = sandbox.open(&config, 2).unwrap_err().to_string();
+    assert!(message.contains("val.txt` is validation data too"), "{message}");
+}
+
+#[test]
 fn validation_shows_every_row_once_and_counts_every_byte() {
     let mut sandbox = Sandbox::new();
     let training = sandbox.write("training.txt", "something to train on");

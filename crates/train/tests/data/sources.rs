@@ -48,6 +48,33 @@ fn lines_of_json() {
 }
 
 #[test]
+fn gaps_are_of_either_kind() {
+    let mut sandbox = Sandbox::new();
+    let template = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n\
+        {% endfor %}";
+    sandbox.template = Some(ChatTemplate::new(template, &Default::default()).unwrap());
+    let gap = r#"{"messages": null}"#;
+    let chat = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
+    for lines in [[gap, chat], [chat, gap]] {
+        let path = sandbox.write("chat.jsonl", lines.join("\n"));
+        let data = sandbox.open(&config(32, &[at(&path)]), 1).unwrap();
+        assert_eq!(data.training.sources()[0].documents, 1);
+        assert!(data.training.batch(0, 0..1).unwrap().targets_count() > 0);
+    }
+    // A gap before the first conversation does not hide the template.
+    let open = |sandbox: &Sandbox| {
+        let path = sandbox.write("chat.jsonl", [gap, chat].join("\n"));
+        sandbox.open(&config(32, &[at(&path)]), 1).unwrap().training.batch(0, 0..1).unwrap()
+    };
+    let before = open(&sandbox);
+    sandbox.template =
+        Some(ChatTemplate::new(&template.replace(": ", "> "), &Default::default()).unwrap());
+    assert_ne!(open(&sandbox), before);
+    let path = sandbox.write("gaps.jsonl", gap);
+    assert!(sandbox.refusal(at(&path)).contains("no usable document"));
+}
+
+#[test]
 fn parquet_holds_the_same_as_lines_of_json() {
     let mut sandbox = Sandbox::new();
     let expected = tokens(&sandbox, at(&fixture("text.jsonl")));
@@ -139,6 +166,30 @@ fn what_is_wrong_is_said() {
     with_template(&mut sandbox, "{{ messages | length }}{{ messages[0].content }}");
     let message = sandbox.refusal(at(&path));
     assert!(message.contains("chat.jsonl:1: it cannot be told"), "{message}");
+}
+
+/// A schema that nests so deep that a recursion over it would need more than a stack.
+#[test]
+fn a_parquet_schema_that_nests_without_end_is_refused() {
+    const GROUPS: u32 = 300_000;
+    let sandbox = Sandbox::new();
+    let mut footer = vec![0x15, 2, 0x19, 0xfc];
+    let count = GROUPS + 1;
+    footer.extend([count & 0x7f | 0x80, count >> 7 & 0x7f | 0x80, count >> 14].map(|b| b as u8));
+    for _ in 0..GROUPS {
+        // Required, named `a`, with one child.
+        footer.extend([0x35, 0, 0x18, 1, b'a', 0x15, 2, 0]);
+    }
+    footer.extend([0x15, 2, 0x25, 0, 0x18, 1, b'a', 0]);
+    // No rows in no row groups.
+    footer.extend([0x16, 0, 0x19, 0x0c, 0]);
+    let mut bytes = b"PAR1".to_vec();
+    bytes.extend(&footer);
+    bytes.extend((footer.len() as u32).to_le_bytes());
+    bytes.extend(b"PAR1");
+    let message = sandbox.refusal(at(&sandbox.write("deep.parquet", bytes)));
+    assert!(message.contains("deep.parquet is not a Parquet file that can be read"), "{message}");
+    assert!(message.contains("nest more than 64 levels deep"), "{message}");
 }
 
 #[test]

@@ -40,6 +40,13 @@ pub fn data(progress: &Progress, step: &data::Progress<'_>) {
             progress.clear();
             console::warning(&format!("{} is damaged ({reason}); making it again", path.display()));
         }
+        Step::LeftOut { source, path } => {
+            progress.clear();
+            console::warning(&format!(
+                "{}, in {source}, is validation data too and is not trained on",
+                path.display()
+            ));
+        }
     }
 }
 

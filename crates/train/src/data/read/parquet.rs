@@ -1,12 +1,16 @@
 //! Parquet: a row is a document. Only the columns that are needed are decoded.
 
+mod schema;
+
 use std::collections::VecDeque;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use parquet::errors::ParquetError;
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::metadata::ParquetMetaDataReader;
+use parquet::file::reader::FileReader;
+use parquet::file::serialized_reader::{ReadOptionsBuilder, SerializedFileReader};
 use parquet::record::Field;
 use parquet::record::reader::RowIter;
 use parquet::schema::types::Type;
@@ -32,7 +36,13 @@ impl Rows {
         let unreadable = |source: ParquetError| unreadable(&path, source);
         let file =
             File::open(&path).map_err(|source| DataError::Read { path: path.clone(), source })?;
-        let reader = survived(|| SerializedFileReader::new(file)).map_err(unreadable)?;
+        let reader = survived(|| {
+            // Given the schema, the library builds no other that the footer may have.
+            let schema = ParquetMetaDataReader::decode_schema(&schema::checked(&file)?)?;
+            let options = ReadOptionsBuilder::new().with_parquet_schema(schema).build();
+            SerializedFileReader::new_with_options(file, options)
+        });
+        let reader = reader.map_err(unreadable)?;
         let metadata = reader.metadata().file_metadata();
         let rows_total = u64::try_from(metadata.num_rows()).unwrap_or(0);
         let schema = metadata.schema();
