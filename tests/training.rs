@@ -94,6 +94,11 @@ fn a_run_that_is_asked_to_stop_saves_first() {
     assert!(said.stdout.contains(&format!("stopped after step {step}, saved")), "{}", said.stdout);
     assert!(said.stdout.contains("run.toml --resume"), "{}", said.stdout);
     assert_eq!(left.newest().unwrap().step(), step as u64);
+    // Nothing is measured first, whatever else is due.
+    assert!(left.records()[step - 1]["validation_loss"].is_null());
+    let fewer = ["--resume", "--set", "training.steps=5"];
+    let already = format!("the run is at step {step} already");
+    run(&mut tiny.train("stopped", &fewer)).fails_with(&[&already, "training.steps is 5"]);
 
     let end = format!("training.steps={}", step + 5);
     let (resumed, _) = tiny.finish("stopped", &["--resume", "--set", &end]);

@@ -476,6 +476,10 @@ impl Due {
         // Which checkpoint is best is said by a measurement of the same step.
         let compares = checkpoint && config.checkpoint.keep_best > 0;
         let measures = config.training.eval_every > 0;
+        if stopping && !last {
+            // A machine that is being taken away leaves seconds: what counts is the checkpoint.
+            return Due { evaluation: false, samples: false, checkpoint };
+        }
         Due {
             evaluation: measures && (compares || every(config.training.eval_every)),
             samples: every(config.samples.every),

@@ -147,6 +147,15 @@ fn train(
         show::source(progress, &source);
     }
     let stopped = || Ok(Err(Failure::silent(Exit::Stopped)));
+    if let Some(checkpoint) = beginning.checkpoint()
+        && checkpoint.step() > config.training.steps as u64
+    {
+        return Err(Failure::usage(format!(
+            "the run is at step {} already, and training.steps is {}: raise it to go on",
+            checkpoint.step(),
+            config.training.steps
+        )));
+    }
     if stop.before_training(group)? {
         return stopped();
     }
@@ -172,11 +181,9 @@ fn train(
         prepare_folder(&folder, &setup.config)?;
     }
     let first = trainer.step();
-    if first >= setup.config.training.steps {
-        progress.note(&format!(
-            "all {} steps are made already; raise training.steps to go on",
-            setup.config.training.steps
-        ));
+    if first == setup.config.training.steps {
+        progress
+            .note(&format!("all {first} steps are made already; raise training.steps to go on"));
     }
     let mut records = match group.is_first() {
         true => Some(Records::open(&setup, &folder, &title, first, trainer.seconds())?),

@@ -129,7 +129,8 @@ section! {
         remat: Remat = Remat::None;
         /// Weight of the squared logarithm of the softmax's denominator in the loss (z-loss).
         z_loss: f64 = 0.0 => Range::AtLeast(0.0);
-        /// Steps between measurements on the validation text; 0 is never.
+        /// Steps between measurements on the validation text; 0 is never. Checkpoints are measured too
+        /// if the best are kept (`checkpoint.keep_best`).
         eval_every: usize = 100;
         /// Batches per measurement.
         eval_batches: usize = 8 => Range::AtLeast(1.0);

@@ -55,17 +55,7 @@ impl Corpus {
         let text_bytes = shards.iter().map(|shard| shard.footer.text_bytes).sum();
         let largest_id = shards.iter().map(|shard| shard.footer.largest_id).max().unwrap_or(0);
         let (name, open) = (name.to_owned(), Mutex::new(None));
-        Ok(Corpus {
-            name,
-            shards,
-            open,
-            starts,
-            ends,
-            is_chat,
-            text_bytes,
-            contents,
-            largest_id,
-        })
+        Ok(Corpus { name, shards, open, starts, ends, is_chat, text_bytes, contents, largest_id })
     }
 
     pub(super) fn tokens(&self) -> u64 {

@@ -26,6 +26,7 @@ pub(super) struct Position {
     /// The running mean of the loss, for spikes.
     mean_loss: Option<f64>,
     pub skipped_in_a_row: usize,
+    /// Of this very step, if it was measured.
     pub validation_loss: Option<f64>,
     /// Wall time of the run up to here. Checkpoints of earlier versions do not say it.
     #[serde(default)]
@@ -46,6 +47,7 @@ impl Position {
 
     pub fn advance(&mut self, step: usize, result: &StepResult) {
         self.step = step;
+        self.validation_loss = None;
         self.skipped_in_a_row = if result.skipped { self.skipped_in_a_row + 1 } else { 0 };
         if !result.skipped {
             let mean = self.mean_loss.unwrap_or(result.loss);

@@ -85,7 +85,8 @@ fn print(setup: &Setup, screen: &Screen<'_>, ended: &Ended, written: Option<&Run
     let folder = &config.output.folder;
     match ended {
         Ok(End::Finished) => {
-            console::line(format_args!("  next         fungible export {folder} {folder}/model"));
+            let (from, to) = (quoted(folder), quoted(&format!("{folder}/model")));
+            console::line(format_args!("  next         fungible export {from} {to}"));
         }
         Ok(End::Stopped { .. } | End::Unsaved(_)) => {
             console::line(format_args!("  go on with   {}", same_command_resuming()));
@@ -101,13 +102,16 @@ fn print(setup: &Setup, screen: &Screen<'_>, ended: &Ended, written: Option<&Run
 /// This command, with all its flags, as it goes on.
 fn same_command_resuming() -> String {
     let is_kept = |word: &String| word != "--resume" && word != "--overwrite";
-    let words = std::env::args().skip(1).filter(is_kept).map(|word| {
-        match word.chars().all(|c| c.is_ascii_alphanumeric() || "-_=./:,@".contains(c)) {
-            true => word,
-            false => format!("'{}'", word.replace('\'', "'\\''")),
-        }
-    });
+    let words = std::env::args().skip(1).filter(is_kept).map(|word| quoted(&word));
     format!("fungible {} --resume", words.collect::<Vec<_>>().join(" "))
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    match word.chars().all(|c| c.is_ascii_alphanumeric() || "-_=./:,@".contains(c)) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
 }
 
 /// As a run ends that has no report to write.
