@@ -103,6 +103,18 @@ pub fn find(location: &str, step: Option<u64>) -> Result<Latest, ExportError> {
     Ok(Latest { checkpoint, damaged: Vec::new() })
 }
 
+/// Whether [`find`] would look for a checkpoint here: so this is the folder of a run or of its
+/// checkpoints, or one of them.
+pub fn is_of_run(location: &str) -> bool {
+    let is_of_run = || -> Result<bool, ExportError> {
+        Ok(match Checkpoints::open_at(location)? {
+            (around, Some(step)) => around.list()?.contains(&step),
+            (found, None) => !of_run(location, found)?.list()?.is_empty(),
+        })
+    };
+    is_of_run().unwrap_or(false)
+}
+
 /// The checkpoints of the run whose output folder this is, if it has none itself.
 fn of_run(location: &str, found: Checkpoints) -> Result<Checkpoints, ExportError> {
     if !found.list()?.is_empty() {
