@@ -234,9 +234,27 @@ fn a_model_that_does_not_exist() {
     let sandbox = Sandbox::new();
     let Some(mut command) = sandbox.fungible_on_cpu("a_model_that_does_not_exist") else { return };
     command.args(["generate", "x", "--model", "smolm2-135m"]);
-    run(&mut command)
-        .fails_with(&["there is no model `smolm2-135m`", "known names are smollm2-135m"]);
+    run(&mut command).fails_with(&[
+        "there is no model `smolm2-135m`",
+        "known names are smollm2-135m",
+        "`hf download ID --local-dir FOLDER`",
+    ]);
+    let Some(mut command) = sandbox.fungible_on_cpu("a_model_that_does_not_exist") else { return };
+    command.args(["generate", "x", "--model", "somebody/model-1b"]);
+    run(&mut command).fails_with(&["`hf download somebody/model-1b --local-dir FOLDER`"]);
     sandbox.assert_clean();
+}
+
+#[test]
+fn an_adapter_in_the_place_of_a_model() {
+    let sandbox = Sandbox::new();
+    let test = "an_adapter_in_the_place_of_a_model";
+    let Some(mut command) = sandbox.fungible_on_cpu(test) else { return };
+    let adapter = sandbox.path("adapter");
+    fs::create_dir(&adapter).unwrap();
+    fs::write(adapter.join("adapter_config.json"), "{}").unwrap();
+    command.args(["generate", "x", "--model"]).arg(&adapter);
+    run(&mut command).fails_with(&["adapter is a LoRA adapter", "`fungible export RUN model`"]);
 }
 
 #[test]

@@ -162,7 +162,11 @@ fn compile_accounts_for_every_program() {
     assert!(bytes(3) < 0.5 * bytes(1), "{} against {}", bytes(3), bytes(1));
     let mut text = command(test, &arguments).unwrap();
     let sandbox = Sandbox::new();
-    let text = run(text.arg("--layout").arg("--dump").arg(sandbox.path("dump"))).success();
+    let said = run(text.arg("--layout").arg("--dump").arg(sandbox.path("dump")));
+    for line in ["compiling decode for cpu-3 ...\n", "compiling decode for cpu-3: done after "] {
+        assert!(said.stderr.contains(line), "{}", said.stderr);
+    }
+    let text = said.success();
     assert_eq!(text.matches(" fits ").count(), 4, "{text}");
     assert!(
         text.contains("model.embed_tokens.weight") && text.contains("vocab 384 over tensor"),

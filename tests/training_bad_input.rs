@@ -64,7 +64,13 @@ fn keys_in_the_file_that_cannot_be() {
     tiny.change_config(|text| text.replace("batchsize = 8", "batch_size = = 8"));
     refuse(&tiny, &[], 2, &["run.toml", &place]);
     fs::remove_file(tiny.config()).unwrap();
-    refuse(&tiny, &[], 2, &["cannot read the config ", "run.toml"]);
+    let advice = "give a TOML file, such as examples/shakespeare.toml";
+    refuse(&tiny, &[], 2, &["cannot read the config ", "run.toml", "does not exist", advice]);
+    fs::write(tiny.config(), b"\xff\xfe\x00\x80").unwrap();
+    refuse(&tiny, &[], 2, &["run.toml", "it is not text", advice]);
+    fs::remove_file(tiny.config()).unwrap();
+    fs::create_dir(tiny.config()).unwrap();
+    refuse(&tiny, &[], 2, &["run.toml", "it is a folder", advice]);
 }
 
 #[test]
@@ -173,8 +179,51 @@ fn a_file_in_the_place_of_the_output() {
     let Some(tiny) = TinyRun::new("a_file_in_the_place_of_the_output") else { return };
     fs::write(tiny.sandbox.path("out"), "in the way").unwrap();
     let said = run(&mut tiny.train("out", &[]));
-    said.fails_with(&["out"]);
+    said.fails_with(&["out is a file", "give a folder"]);
     assert_eq!(fs::read(tiny.sandbox.path("out")).unwrap(), b"in the way");
+    let mut export = tiny.sandbox.fungible();
+    export.arg("export").args([tiny.sandbox.path("out"), tiny.sandbox.path("model")]);
+    run(&mut export).fails_with(&["out is a file", "give a folder"]);
+}
+
+/// What a run leaves must be exported before anything else can use it.
+#[test]
+fn a_run_in_the_place_of_a_model() {
+    let test = "a_run_in_the_place_of_a_model";
+    let Some(tiny) = TinyRun::new(test) else { return };
+    tiny.finish("a run", &[]);
+    let (folder, model) = (tiny.sandbox.path("a run"), tiny.sandbox.path("model"));
+    let checkpoints = folder.join("checkpoints");
+    let checkpoint = checkpoints.join(format!("step-{STEPS:08}"));
+    for place in [&folder, &checkpoints, &checkpoint] {
+        let Some(mut generate) = tiny.sandbox.fungible_on_cpu(test) else { return };
+        let said = run(generate.args(["generate", "x", "--model"]).arg(place));
+        let advice = format!("`fungible export '{}' model`", place.display());
+        said.fails_with(&["checkpoints of a training run", &advice]);
+    }
+    let export = || {
+        let mut export = tiny.sandbox.fungible();
+        export.arg("export").args([&folder, &model]);
+        export
+    };
+    run(&mut export()).success();
+    run(&mut export()).fails_with(&["is not empty", "with --overwrite"]);
+    run(export().arg("--overwrite")).success();
+}
+
+#[test]
+fn a_step_that_no_machine_has_room_for() {
+    let Some(tiny) = TinyRun::new("a_step_that_no_machine_has_room_for") else { return };
+    let settings = ["--set", "training.batch_size=200000000", "--set", "training.eval_every=0"];
+    let said = run(&mut tiny.train("out", &settings));
+    said.fails_with(&[
+        "`train_step` needs ",
+        "this machine has ",
+        "data.sequence_length",
+        "training.batch_size",
+        "training.accumulation",
+        "training.remat",
+    ]);
 }
 
 #[test]
@@ -193,7 +242,7 @@ fn another_run_that_saves_in_the_same_place() {
     let config = || fs::read_to_string(left.folder.join("config.toml")).unwrap();
     let before = config();
     for flag in ["--resume", "--overwrite"] {
-        let said = run(&mut tiny.train("out", &[flag]));
+        let said = run(&mut tiny.train("out", &[flag, endless[0]]));
         said.fails_with(&["checkpoints", "another run"]);
         assert_eq!(config(), before, "{flag}");
     }

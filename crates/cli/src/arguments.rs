@@ -16,7 +16,7 @@ Examples:
 
 Exit codes:
   0 success   1 failure   2 wrong usage   3 a program does not fit the target   130 interrupted
-  75 training stopped because it was asked to (SIGTERM or Ctrl-C), with everything saved: --resume goes on";
+  75 training was asked to stop (SIGTERM, Ctrl-C) and saved everything: --resume goes on";
 
 /// Train and serve language models on TPUs, NVIDIA GPUs or CPUs from one binary.
 #[derive(Debug, Parser)]
@@ -229,7 +229,7 @@ Examples:
   fungible train run.toml --target v6e-16 --compile-only
   fungible train --keys                         # every key of a config, with its meaning
 SIGTERM or Ctrl-C saves and ends with code 75; a second one ends at once.
-Several hosts: start the same command on each, under Slurm, Kubernetes JobSet, Open MPI, torchrun or on
+Several hosts: start the same command on each, under Slurm, Kubernetes JobSet, Open MPI, torchrun or on \
 TPU VMs, or with --process-id, --process-count and --coordinator.")]
 pub struct TrainArguments {
     /// The config, a TOML file
@@ -296,9 +296,9 @@ Examples:
   fungible eval smollm2-135m --data held-out.txt
   fungible eval runs/shakespeare/model --data 'books/*.txt',notes.jsonl --sequence-length 512
   fungible eval ./model --data questions.parquet --column answer --max-batches 50 --json
-Of conversations, what the assistant says is measured. Texts are cut at --sequence-length and begin anew
-there, so longer sequences give lower losses; compare models at the same length. Bits per byte do not
-depend on the tokenizer.")]
+Of conversations, what the assistant says is measured. Texts are cut at --sequence-length and begin \
+anew there, so longer sequences give lower losses; compare models at the same length. Bits per byte do \
+not depend on the tokenizer.")]
 pub struct EvalArguments {
     #[arg(help = MODEL_HELP)]
     pub model: String,

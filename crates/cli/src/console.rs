@@ -1,11 +1,12 @@
 //! What people see: progress on standard error, colour only on a terminal, figures in human units.
 //! The one place that writes to standard output and standard error.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write, stderr, stdout};
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -27,6 +28,42 @@ pub fn styled(style: Style, text: &str) -> String {
 pub fn print(text: impl Display) {
     let mut stdout = stdout().lock();
     end_unless_written(write!(stdout, "{text}").and_then(|()| stdout.flush()));
+}
+
+/// Prints text that a model wrote, or was given to go on from, at once.
+pub fn print_text(text: &str) {
+    print(visible(text, stdout().is_terminal()));
+}
+
+/// Text that a model wrote, for a line on standard error.
+pub fn remarked_text(text: &str) -> Cow<'_, str> {
+    visible(text, stderr().is_terminal())
+}
+
+/// A terminal obeys control characters, so in text that comes from anywhere they are spelled out
+/// for it. Files and pipes get the text as it is.
+fn visible(text: &str, on_terminal: bool) -> Cow<'_, str> {
+    let obeyed = |character: char| character.is_control() && !matches!(character, '\n' | '\t');
+    if !on_terminal || !text.contains(obeyed) {
+        return Cow::Borrowed(text);
+    }
+    let mut spelled = String::with_capacity(text.len());
+    for character in text.chars() {
+        match obeyed(character) {
+            true => spelled.extend(character.escape_default()),
+            false => spelled.push(character),
+        }
+    }
+    Cow::Owned(spelled)
+}
+
+/// A word of a command that a user may copy, as a shell takes it.
+pub fn shell_word(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,@".contains(c);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_string(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
 }
 
 /// Prints a line of results as it is.
@@ -115,11 +152,14 @@ pub fn duration(seconds: f64) -> String {
 pub struct Progress {
     bar: Mutex<Option<(String, ProgressBar)>>,
     visible: bool,
+    /// While text is written piece by piece, a bar would be drawn into its line.
+    silent: AtomicBool,
 }
 
 impl Progress {
     pub fn new() -> Progress {
-        Progress { bar: Mutex::new(None), visible: stderr().is_terminal() }
+        let (bar, silent) = (Mutex::new(None), AtomicBool::new(false));
+        Progress { bar, visible: stderr().is_terminal(), silent }
     }
 
     /// Shows bytes done of a task.
@@ -159,6 +199,33 @@ impl Progress {
         });
     }
 
+    /// Does what may take minutes: a spinner on a terminal; elsewhere a line when it begins and one
+    /// when it is done.
+    pub fn during<T, E>(&self, task: &str, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        let started = Instant::now();
+        match self.visible {
+            true => self.spin(task),
+            false => remark(format_args!("{task} ...")),
+        }
+        let result = work();
+        self.clear();
+        if !self.visible && result.is_ok() {
+            let seconds = duration(started.elapsed().as_secs_f64());
+            remark(format_args!("{task}: done after {seconds}"));
+        }
+        result
+    }
+
+    /// From here to [`Progress::text_ends`], standard output has the terminal to itself.
+    pub fn text_begins(&self) {
+        self.clear();
+        self.silent.store(true, Ordering::Relaxed);
+    }
+
+    pub fn text_ends(&self) {
+        self.silent.store(false, Ordering::Relaxed);
+    }
+
     /// A line that stays.
     pub fn note(&self, text: &str) {
         self.clear();
@@ -173,6 +240,9 @@ impl Progress {
     }
 
     fn show(&self, task: &str, silent: bool, update: impl FnOnce(&ProgressBar)) {
+        if self.silent.load(Ordering::Relaxed) {
+            return;
+        }
         let mut slot = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
         if slot.as_ref().is_none_or(|(known, _)| known != task) {
             if let Some((_, bar)) = slot.take() {
@@ -213,5 +283,24 @@ pub fn table(rows: &[Vec<String>]) {
             0 => styled_line(styled(BOLD, line)),
             _ => self::line(line),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_is_not_driven_by_what_a_model_writes() {
+        let text = "a\u{1b}[2J\r\tb\n\u{9b}31m\u{7f}\u{e9}";
+        assert_eq!(visible(text, true), "a\\u{1b}[2J\\r\tb\n\\u{9b}31m\\u{7f}\u{e9}");
+        assert_eq!(visible(text, false), text);
+    }
+
+    #[test]
+    fn a_shell_takes_a_word_as_it_was_meant() {
+        assert_eq!(shell_word("runs/a-b_1.toml"), "runs/a-b_1.toml");
+        assert_eq!(shell_word("it's a $run"), "'it'\\''s a $run'");
+        assert_eq!(shell_word(""), "''");
     }
 }

@@ -22,6 +22,9 @@ fn main() -> ExitCode {
         Command::Chat(arguments) => commands::chat::run(&arguments),
         Command::Generate(arguments) => commands::generate::run(&arguments),
         Command::Score(arguments) => commands::score::run(&arguments),
+        Command::Train(arguments) if commands::keys::are_wanted(&arguments) => {
+            commands::keys::run()
+        }
         Command::Train(arguments) => commands::train::run(&arguments),
         Command::Eval(arguments) => commands::eval::run(&arguments),
         Command::Export(arguments) => commands::export::run(&arguments),

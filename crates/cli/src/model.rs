@@ -2,18 +2,35 @@
 
 use std::path::{Path, PathBuf};
 
+use llm::files::OpenError;
 use llm::{ModelConfig, ModelFiles, shapes};
 use runtime::CacheFolder;
 use runtime::install::{Installer, Progress as Step};
 use runtime::registry::{self, Package, PackageKind};
+use train::export::is_of_run;
 
-use crate::console::Progress;
-use crate::failure::Failure;
+use crate::console::{Progress, shell_word};
+use crate::failure::{Exit, Failure};
 
 /// Opens a model, fetching it first if it is a known name that is not here yet.
 pub fn open(model: &str, cache: &CacheFolder, progress: &Progress) -> Result<ModelFiles, Failure> {
     let path = locate(model, cache, progress)?;
-    Ok(ModelFiles::open(&path)?)
+    ModelFiles::open(&path).map_err(|error| match &error {
+        OpenError::NoConfig { .. } if is_of_run(model) => Failure::new(
+            Exit::Failure,
+            format!(
+                "{model} holds checkpoints of a training run, not a model: write one with `fungible export {} model`, and give `model` instead",
+                shell_word(model)
+            ),
+        ),
+        OpenError::Adapter { .. } => Failure::new(
+            Exit::Failure,
+            format!(
+                "{error}; for the run that trained it, `fungible export RUN model` does that, and `model` is what to give"
+            ),
+        ),
+        _ => error.into(),
+    })
 }
 
 /// Only what the model is; weights need not be here.
@@ -31,9 +48,8 @@ pub fn config(
         false => path.to_path_buf(),
     };
     if file.is_file() && file.extension().is_some_and(|extension| extension == "json") {
-        let text = std::fs::read_to_string(&file).map_err(|error| {
-            Failure::new(crate::failure::Exit::Failure, format!("{}: {error}", file.display()))
-        })?;
+        let text = std::fs::read_to_string(&file)
+            .map_err(|error| Failure::new(Exit::Failure, format!("{}: {error}", file.display())))?;
         return Ok(ModelConfig::from_json(&text)?);
     }
     Ok(open(model, cache, progress)?.config)
@@ -53,9 +69,13 @@ fn locate(model: &str, cache: &CacheFolder, progress: &Progress) -> Result<PathB
             "`{model}` is known by its shape only, which is enough for `fungible compile`; give a folder or a .gguf file with its weights"
         )));
     }
+    // As the hub has it: an owner and a name.
+    let parts: Vec<&str> = model.split('/').collect();
+    let is_id = parts.len() == 2 && !parts.iter().any(|part| part.is_empty() || *part == "..");
     Err(Failure::usage(format!(
-        "there is no model `{model}`: it is no folder or file, and known names are {}",
-        names.join(", ")
+        "there is no model `{model}`: it is no folder or file, and known names are {}; a model of the Hugging Face hub is not fetched: `hf download {} --local-dir FOLDER`, then give FOLDER",
+        names.join(", "),
+        if is_id { shell_word(model) } else { "ID".to_string() }
     )))
 }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 pub use companions::{Companions, UnknownCompanion};
 
+use crate::adapter::ADAPTER_CONFIG_FILE;
 use crate::chat::{ChatError, ChatTemplate};
 use crate::config::{ConfigError, ModelConfig, ROPE_FACTORS_TENSOR};
 use crate::gguf::{GgufError, Metadata};
@@ -62,6 +63,11 @@ pub enum OpenError {
         )
     )]
     NoConfig { path: PathBuf, gguf: Option<String> },
+    #[error(
+        "{} is a LoRA adapter, not a whole model: merge it into the model that it was trained on first",
+        .path.display()
+    )]
+    Adapter { path: PathBuf },
     #[error("{} could not be read", .path.display())]
     Read {
         path: PathBuf,
@@ -267,6 +273,9 @@ fn no_config(folder: &Path) -> OpenError {
     names.sort();
     if names.is_empty() {
         return OpenError::EmptyFolder { path };
+    }
+    if names.iter().any(|name| name == ADAPTER_CONFIG_FILE) {
+        return OpenError::Adapter { path };
     }
     OpenError::NoConfig { path, gguf: names.into_iter().find(|name| name.ends_with(".gguf")) }
 }

@@ -1,4 +1,4 @@
-//! Host memory that a CPU plugin can use in place: aligned, and filled once.
+//! Host memory: how much there is, and some that a CPU plugin can use in place, aligned and filled once.
 
 /// What XLA's CPU compiler assumes of every buffer; memory that is less aligned gets copied.
 pub const ALIGNMENT_BYTES: usize = 64;
@@ -32,6 +32,19 @@ impl AsMut<[u8]> for AlignedBytes {
     fn as_mut(&mut self) -> &mut [u8] {
         &mut self.storage[self.start..self.start + self.length]
     }
+}
+
+/// The machine's memory, where the system tells it (Linux).
+pub fn total_bytes() -> Option<u64> {
+    kibibytes("/proc/meminfo", "MemTotal:")
+}
+
+/// The figure behind `label` in one of the files in which Linux tells sizes.
+pub(crate) fn kibibytes(path: &str, label: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let line = text.lines().find(|line| line.starts_with(label))?;
+    let number: u64 = line[label.len()..].split_whitespace().next()?.parse().ok()?;
+    Some(number * 1024)
 }
 
 #[cfg(test)]

@@ -19,6 +19,9 @@ pub struct Package {
     /// For CUDA plugins: where ptxas and libdevice are, relative to the package's folder.
     pub cuda_folder: Option<String>,
     pub description: String,
+    /// For models: the repository of the Hugging Face hub that the model is from, by which other
+    /// programs know it. It is not fetched from there.
+    pub hub_id: Option<String>,
     pub license: String,
     /// To be shown before installing.
     pub notice: Option<String>,
@@ -155,6 +158,7 @@ mod tests {
         let document: Document = serde_json::from_str(include_str!("registry.json")).unwrap();
         assert_eq!(document.packages.len(), packages().len());
         for package in packages() {
+            assert_eq!(package.hub_id.is_some(), package.kind == PackageKind::Model);
             let files = || package.archives.iter().flat_map(|archive| &archive.members);
             let documents = format!("{}/", package.main_file);
             assert!(

@@ -107,6 +107,7 @@ fn package(folder: &Folder) -> Package {
         main_file: "tiny_plugin/plugin.so".to_string(),
         cuda_folder: None,
         description: "a plugin for tests".to_string(),
+        hub_id: None,
         license: "none".to_string(),
         notice: Some("read this first".to_string()),
         archives: vec![Archive {
@@ -157,6 +158,7 @@ fn dataset(folder: &Folder) -> Package {
         main_file: "texts".to_string(),
         cuda_folder: None,
         description: "texts for tests".to_string(),
+        hub_id: None,
         license: "none".to_string(),
         notice: None,
         archives: vec![Archive {

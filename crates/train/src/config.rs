@@ -15,8 +15,8 @@ mod sections;
 mod validation;
 mod values;
 
-use std::fs;
 use std::path::Path;
+use std::{fs, io};
 
 use document::Node;
 use keys::Value;
@@ -47,8 +47,15 @@ impl Config {
     /// When the file cannot be read, is no TOML, has unknown keys or values out of range, or
     /// contradicts itself. The message names the key and where it was written.
     pub fn load(path: &Path, sets: &[String]) -> Result<Config, ConfigError> {
-        let text = fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_path_buf(), source })?;
+        let text = fs::read_to_string(path).map_err(|source| {
+            let what = match source.kind() {
+                io::ErrorKind::NotFound => "it does not exist",
+                io::ErrorKind::IsADirectory => "it is a folder",
+                io::ErrorKind::InvalidData => "it is not text",
+                _ => return ConfigError::Read { path: path.to_path_buf(), source },
+            };
+            ConfigError::NotAConfig { path: path.to_path_buf(), what }
+        })?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         Config::parse(&text, sets, &name).map_err(|source| match source {
             // A flag is at fault by itself, whatever the file.

@@ -5,7 +5,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use graph::{DType, Input, Role, Shape};
-use runtime::{Argument, Array, CompileChoices, CompileInfo, DeviceMesh, Executable, Runtime};
+use runtime::{
+    Argument, Array, CompileChoices, CompileInfo, DeviceMesh, Executable, PluginKind, Runtime,
+    host_memory,
+};
 
 use crate::data::Batch;
 use crate::step::{METRICS, SCALARS, TEXTS, TrainProgram};
@@ -21,6 +24,13 @@ pub struct Loaded {
 pub enum DeviceError {
     #[error(transparent)]
     Runtime(#[from] runtime::Error),
+    #[error(
+        "`{program}` needs {} of memory, and this machine has {}: a shorter `data.sequence_length`, a \
+         smaller `training.batch_size`, more `training.accumulation` or `training.remat = \"full\"` \
+         need less",
+        gibibytes(.needed_bytes), gibibytes(.total_bytes)
+    )]
+    DoesNotFit { program: String, needed_bytes: u64, total_bytes: u64 },
     #[error("`{name}` cannot be replaced while something else reads it")]
     InUse { name: String },
 }
@@ -54,9 +64,25 @@ pub struct StepResult {
 
 impl Loaded {
     /// # Errors
-    /// What the compiler objects to.
-    pub fn new(runtime: &Runtime, program: TrainProgram) -> Result<Loaded, runtime::Error> {
+    /// What the compiler objects to; on a CPU, a program that needs more memory than there is, which
+    /// would take the machine down with it.
+    pub fn new(runtime: &Runtime, program: TrainProgram) -> Result<Loaded, DeviceError> {
         let executable = runtime.compile(&program.program, &CompileChoices::default())?;
+        let total_bytes = match runtime.location().kind {
+            PluginKind::Cpu => host_memory::total_bytes(),
+            PluginKind::Cuda | PluginKind::Tpu => None,
+        };
+        if let (Some(memory), Some(total_bytes)) = (executable.info().memory, total_bytes) {
+            // The plugin's peak leaves out temporaries, which it allocates in one piece.
+            let at_once = memory.argument_bytes.saturating_add(memory.temporary_bytes);
+            // Its virtual devices share the memory.
+            let devices = executable.mesh().devices().len() as u64;
+            let needed_bytes = memory.needed_bytes().max(at_once).saturating_mul(devices);
+            if needed_bytes > total_bytes {
+                let program = program.program.name;
+                return Err(DeviceError::DoesNotFit { program, needed_bytes, total_bytes });
+            }
+        }
         Ok(Loaded { executable, program })
     }
 
@@ -226,6 +252,10 @@ pub fn scalar(array: &Array) -> Result<f64, runtime::Error> {
     let bytes = array.to_host()?;
     let number = bytes.first_chunk::<4>().map_or(f32::NAN, |bytes| f32::from_le_bytes(*bytes));
     Ok(f64::from(number))
+}
+
+fn gibibytes(bytes: &u64) -> String {
+    format!("{:.2} GiB", *bytes as f64 / (1u64 << 30) as f64)
 }
 
 /// Some rows of a batch.

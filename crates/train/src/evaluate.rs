@@ -14,7 +14,7 @@ use runtime::{Array, CacheFolder, CompileInfo, PluginKind, Runtime};
 
 use crate::config::check_mesh;
 use crate::data::{self, Data, DataConfig, DataError, Dataset, ModelSide, SourceReport};
-use crate::device::{Loaded, rows_of, scalar};
+use crate::device::{DeviceError, Loaded, rows_of, scalar};
 use crate::optimizer::Settings;
 use crate::setup::{SetupError, check_vocabulary, text_side};
 use crate::state::{self, Start, StateError};
@@ -72,6 +72,8 @@ pub enum EvaluateError {
     State(#[from] StateError),
     #[error(transparent)]
     Runtime(#[from] runtime::Error),
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     #[error(
         "the loss is {loss}: the model's weights are damaged, or too large for {dtype}; try f32"
     )]

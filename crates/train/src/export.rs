@@ -15,7 +15,7 @@ use llm::export::{
 use llm::models::ParameterSpec;
 use llm::weights::ReadError;
 use llm::{Checkpoint, FloatType, ModelFiles};
-use runtime::PluginKind;
+use runtime::{PluginKind, registry};
 
 use crate::basis;
 use crate::checkpoint::{CheckpointError, Checkpoints, Latest, Share};
@@ -104,6 +104,18 @@ pub fn find(location: &str, step: Option<u64>) -> Result<Latest, ExportError> {
     Ok(Latest { checkpoint, damaged: Vec::new() })
 }
 
+/// Whether [`find`] would look for a checkpoint here: so this is the folder of a run or of its
+/// checkpoints, or one of them.
+pub fn is_of_run(location: &str) -> bool {
+    let is_of_run = || -> Result<bool, ExportError> {
+        Ok(match Checkpoints::open_at(location)? {
+            (around, Some(step)) => around.list()?.contains(&step),
+            (found, None) => !of_run(location, found)?.list()?.is_empty(),
+        })
+    };
+    is_of_run().unwrap_or(false)
+}
+
 /// The checkpoints of the run whose output folder this is, if it has none itself.
 fn of_run(location: &str, found: Checkpoints) -> Result<Checkpoints, ExportError> {
     if !found.list()?.is_empty() {
@@ -134,6 +146,12 @@ fn hint(location: &Path) -> &'static str {
         "give a folder with `step-…` folders in it, as training writes them, or the output folder of a \
          run"
     }
+}
+
+/// What other programs find a base model by: a known name is ours alone.
+fn public_name(base: &str) -> String {
+    let known = registry::find(base).and_then(|package| package.hub_id.as_deref());
+    known.unwrap_or(base).to_string()
 }
 
 impl SavedRun {
@@ -259,7 +277,20 @@ impl SavedRun {
             dropout: lora.dropout,
             // The writer takes them from the modules.
             target_modules: Vec::new(),
-            base_model: self.config.model.from.clone(),
+            base_model: self.config.model.from.as_deref().map(public_name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::public_name;
+
+    #[test]
+    fn an_adapter_names_its_base_as_others_do() {
+        assert_eq!(public_name("smollm2-135m"), "HuggingFaceTB/SmolLM2-135M-Instruct");
+        for as_it_is in ["models/llama", "someone/else", "cpu"] {
+            assert_eq!(public_name(as_it_is), as_it_is);
         }
     }
 }

@@ -209,6 +209,7 @@ fn without_any_intact_checkpoint_nothing_is_started() {
     let CheckpointError::AllDamaged { damaged, .. } = &error else { panic!("{error}") };
     assert_eq!(damaged.iter().map(|damaged| damaged.step).collect::<Vec<_>>(), [20, 10]);
     assert!(error.to_string().contains("step 10: "), "{error}");
+    assert!(error.to_string().ends_with(", or start the run anew"), "{error}");
 }
 
 #[test]

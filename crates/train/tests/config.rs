@@ -261,7 +261,8 @@ fn files_are_named_in_errors() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tiny.toml");
     let error = Config::load(&path, &[]).unwrap_err();
-    assert!(matches!(error, ConfigError::Read { .. }) && error.source().is_some());
+    assert!(matches!(error, ConfigError::NotAConfig { .. }), "{error}");
+    assert!(error.to_string().contains("tiny.toml: it does not exist; give"), "{error}");
     std::fs::write(&path, "[model\n").unwrap();
     let error = Config::load(&path, &[]).unwrap_err();
     assert!(error.to_string().contains("tiny.toml"), "{error}");

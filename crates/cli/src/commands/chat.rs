@@ -14,7 +14,7 @@ use rustyline::error::ReadlineError;
 
 use super::generate::{no_tokenizer, rate};
 use crate::arguments::ChatArguments;
-use crate::console::{self, BOLD, DIM, styled};
+use crate::console::{self, BOLD, DIM, Progress, styled};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::open::{self, Opened};
 
@@ -34,6 +34,7 @@ pub fn run(arguments: &ChatArguments) -> Outcome {
     };
     let mut chat = Chat {
         arguments,
+        progress: &progress,
         sampling,
         tokenizer: &tokenizer,
         template: &template,
@@ -98,6 +99,7 @@ fn stop_flag() -> Result<Arc<AtomicBool>, Failure> {
 
 struct Chat<'a, 'e> {
     arguments: &'a ChatArguments,
+    progress: &'a Progress,
     sampling: Sampling,
     tokenizer: &'a Tokenizer,
     template: &'a ChatTemplate,
@@ -119,7 +121,9 @@ impl Chat<'_, '_> {
     fn answer(&mut self, text: &str) -> Outcome {
         let before = self.messages.clone();
         self.messages.push(Message::new("user", text));
-        match self.stream() {
+        let answer = self.stream();
+        self.progress.text_ends();
+        match answer {
             Ok(answer) => {
                 self.messages.push(Message::new("assistant", answer));
                 Ok(())
@@ -141,17 +145,21 @@ impl Chat<'_, '_> {
         // Each turn draws its own numbers, and the whole conversation still follows from the seed.
         sampling.seed = sampling.seed.wrapping_add(self.messages.len() as u64);
         let (max_tokens, stop) = (self.arguments.max_tokens, self.stop.clone());
+        let progress = self.progress;
         let finish = self.session.generate(
             &tokens,
             max_tokens,
             &sampling,
             self.end_tokens,
             |generated| {
-                first.get_or_insert_with(Instant::now);
+                if first.is_none() {
+                    first = Some(Instant::now());
+                    progress.text_begins();
+                }
                 count += 1;
                 match stream.push(generated.token) {
                     Ok(piece) => {
-                        console::print(&piece.text);
+                        console::print_text(&piece.text);
                         answer.push_str(&piece.text);
                     }
                     Err(error) => failed = Some(error),
@@ -164,7 +172,8 @@ impl Chat<'_, '_> {
         }
         let rest = stream.finish()?.text;
         answer.push_str(&rest);
-        console::line(&rest);
+        console::print_text(&rest);
+        console::line("");
         self.stop.store(false, Ordering::SeqCst);
         let ended = match finish {
             Finish::Stopped => ", stopped",

@@ -45,13 +45,13 @@ pub fn run(arguments: &CompileArguments) -> Outcome {
             if arguments.layout && !arguments.json {
                 console::line(LayoutTable(&traced.program));
             }
-            progress.spin(&format!("compiling {name} for {target}"));
-            let report =
-                discovery.find(target.plugin()).map_err(Failure::from).and_then(|location| {
-                    let choices = CompileChoices::default();
-                    Ok(compiler.compile_for(&traced.program, target, &location, &choices)?)
-                });
-            progress.clear();
+            let report = progress.during(&format!("compiling {name} for {target}"), || {
+                let location = discovery.find(target.plugin())?;
+                let choices = CompileChoices::default();
+                compiler
+                    .compile_for(&traced.program, target, &location, &choices)
+                    .map_err(Failure::from)
+            });
             match report {
                 Ok(report) => {
                     misfits += usize::from(report.fit != Fit::Fits);

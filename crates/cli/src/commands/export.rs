@@ -5,12 +5,12 @@ use llm::export::{ExportOptions, ExportProgress};
 use runtime::CacheFolder;
 use serde_json::json;
 use train::checkpoint::Latest;
-use train::export::find;
+use train::export::{ExportError, find};
 use train::saved::SavedRun;
 
 use crate::arguments::ExportArguments;
-use crate::console::{self, BOLD, Progress, decimal_size, short_number, styled};
-use crate::failure::{Failure, Outcome};
+use crate::console::{self, BOLD, Progress, decimal_size, shell_word, short_number, styled};
+use crate::failure::{Exit, Failure, Outcome};
 use crate::model;
 
 pub fn run(arguments: &ExportArguments) -> Outcome {
@@ -37,7 +37,7 @@ pub fn run(arguments: &ExportArguments) -> Outcome {
         progress.bytes("writing", done_bytes, total_bytes);
     };
     let exported = match arguments.adapter {
-        true => run.export_adapter(&arguments.folder, &options, on_progress)?,
+        true => run.export_adapter(&arguments.folder, &options, on_progress).map_err(advise)?,
         false => {
             let base = match (&arguments.base, run.base()) {
                 (Some(_), None) => {
@@ -48,7 +48,8 @@ pub fn run(arguments: &ExportArguments) -> Outcome {
                 (None, None) => None,
                 (now, Some(then)) => Some(base(now.as_deref().unwrap_or(then), &progress)?),
             };
-            run.export_model(&arguments.folder, base.as_ref(), &options, on_progress)?
+            run.export_model(&arguments.folder, base.as_ref(), &options, on_progress)
+                .map_err(advise)?
         }
     };
     progress.clear();
@@ -75,10 +76,24 @@ pub fn run(arguments: &ExportArguments) -> Outcome {
     ));
     if !arguments.adapter {
         console::line(format_args!(
-            "  next  fungible generate \"Once upon a time\" --model {folder}"
+            "  next  fungible generate \"Once upon a time\" --model {}",
+            shell_word(&folder.to_string())
         ));
     }
     Ok(())
+}
+
+/// Adds the flag that helps, which libraries do not know of.
+fn advise(error: ExportError) -> Failure {
+    let has_flag = matches!(&error, ExportError::Export(llm::export::ExportError::NotEmpty { .. }));
+    let failure = Failure::from(error);
+    match has_flag {
+        true => Failure::new(
+            Exit::Failure,
+            format!("{failure}, or replace what an earlier export wrote there with --overwrite"),
+        ),
+        false => failure,
+    }
 }
 
 /// The model that adapters are merged into.

@@ -42,12 +42,19 @@ pub fn run(arguments: &GenerateArguments) -> Outcome {
     let mut failed = None;
     let mut session = engine.session();
     let show = !arguments.json;
-    if show && !arguments.chat {
-        console::print(&prompt);
-    }
+    // Together with the first token: until then, progress has the terminal.
+    let begin = || {
+        progress.text_begins();
+        if show && !arguments.chat {
+            console::print_text(&prompt);
+        }
+    };
     let finish =
         session.generate(&tokens, arguments.max_tokens, &sampling, end_tokens, |generated| {
-            first_token_seconds.get_or_insert_with(|| started.elapsed().as_secs_f64());
+            if first_token_seconds.is_none() {
+                first_token_seconds = Some(started.elapsed().as_secs_f64());
+                begin();
+            }
             ids.push(generated.token);
             log_probs.push(generated.log_prob);
             let piece = match stream.push(generated.token) {
@@ -63,9 +70,11 @@ pub fn run(arguments: &GenerateArguments) -> Outcome {
     if let Some(error) = failed {
         return Err(error.into());
     }
+    if first_token_seconds.is_none() {
+        begin();
+    }
     let stopped = stream.is_stopped();
     emit(&stream.finish()?, show, &mut text);
-    progress.clear();
     let seconds = started.elapsed().as_secs_f64();
     let first = first_token_seconds.unwrap_or(seconds);
     let rate = rate(ids.len(), seconds - first);
@@ -92,7 +101,7 @@ pub fn run(arguments: &GenerateArguments) -> Outcome {
 fn emit(piece: &Piece, show: bool, text: &mut String) {
     text.push_str(&piece.text);
     if show {
-        console::print(&piece.text);
+        console::print_text(&piece.text);
     }
 }
 

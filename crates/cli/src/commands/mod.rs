@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod eval;
 pub mod export;
 pub mod generate;
+pub mod keys;
 pub mod plugin;
 pub mod probe;
 pub mod profile;

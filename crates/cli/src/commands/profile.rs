@@ -59,10 +59,9 @@ pub fn profile_programs(
     let compiler = Compiler::new(cache)?;
     let mut values = Vec::new();
     for (name, program) in programs {
-        progress.spin(&format!("compiling {name} for {target}"));
-        let compiled = compile(&compiler, program, target, &location);
-        progress.clear();
-        let (report, code) = compiled?;
+        let task = format!("compiling {name} for {target}");
+        let (report, code) =
+            progress.during(&task, || compile(&compiler, program, target, &location))?;
         if let Some(file) = dump {
             write(&dump_file(file, name, programs.len()), &code)?;
         }

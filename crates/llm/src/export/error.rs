@@ -9,10 +9,7 @@ use crate::weights::{ReadError, WriteError, advice};
 /// Why an export failed. Nothing is left behind then.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
-    #[error(
-        "{} is not empty: choose another folder, or say that it may be overwritten",
-        .path.display()
-    )]
+    #[error("{} is not empty: choose another folder", .path.display())]
     NotEmpty { path: PathBuf },
     #[error("{} is a file, not a folder: choose another name", .path.display())]
     NotAFolder { path: PathBuf },

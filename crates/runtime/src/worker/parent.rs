@@ -12,6 +12,7 @@ use super::job::{Job, Outcome, write_piece};
 use super::{WORKER, is_available};
 use crate::environment::Variable;
 use crate::folders::{CacheFolder, FolderError, unique_name};
+use crate::host_memory;
 
 /// Tells the worker where to put its outcome. Not standard output: vendors' libraries print there.
 pub(super) const RESULT: &str = "FUNGIBLE_COMPILE_RESULT";
@@ -38,7 +39,7 @@ impl Default for WorkerLimits {
     /// An hour, and nine tenths of the machine's memory: a compiler that takes more would take the
     /// machine, and this program, down with it.
     fn default() -> WorkerLimits {
-        let memory_bytes = machine_memory_bytes().map(|bytes| bytes / 10 * 9);
+        let memory_bytes = host_memory::total_bytes().map(|bytes| bytes / 10 * 9);
         WorkerLimits { timeout: TIMEOUT_DEFAULT, memory_bytes }
     }
 }
@@ -226,16 +227,5 @@ fn describe(status: ExitStatus) -> String {
 
 /// Resident memory of a process, where the system lists processes as files.
 fn resident_bytes(process: u32) -> Option<u64> {
-    kibibytes(&format!("/proc/{process}/status"), "VmRSS:")
-}
-
-fn machine_memory_bytes() -> Option<u64> {
-    kibibytes("/proc/meminfo", "MemTotal:")
-}
-
-fn kibibytes(path: &str, label: &str) -> Option<u64> {
-    let text = fs::read_to_string(path).ok()?;
-    let line = text.lines().find(|line| line.starts_with(label))?;
-    let number: u64 = line[label.len()..].split_whitespace().next()?.parse().ok()?;
-    Some(number * 1024)
+    host_memory::kibibytes(&format!("/proc/{process}/status"), "VmRSS:")
 }

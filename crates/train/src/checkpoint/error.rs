@@ -16,7 +16,10 @@ pub enum CheckpointError {
     Checksum { path: String, piece: String },
     #[error("{path} is damaged: it has {found_bytes} bytes and was saved with {expected_bytes}")]
     Length { path: String, expected_bytes: u64, found_bytes: u64 },
-    #[error("none of the checkpoints in {location} can be used: {}", list(.damaged))]
+    #[error(
+        "none of the checkpoints in {location} can be used ({}): put back copies that are intact, or start the run anew",
+        list(.damaged)
+    )]
     AllDamaged { location: String, damaged: Vec<Damaged> },
     #[error(
         "{location} has no checkpoint of step {step}; it has {}",

@@ -27,6 +27,10 @@ pub enum StoreError {
     Permission { path: String, source: BoxedError },
     #[error("{path} has fewer than {needed_bytes} bytes: it was cut off")]
     Short { path: String, needed_bytes: u64 },
+    #[error("there are no credentials for {path}: {advice}")]
+    Credentials { path: String, advice: &'static str, source: BoxedError },
+    #[error("{path} is a file, and checkpoints are in a folder: give a folder")]
+    NotAFolder { path: String },
     #[error("{path} could not be used")]
     Other { path: String, source: BoxedError },
     #[error("another run is saving checkpoints in {path}; give each run a folder of its own")]

@@ -12,6 +12,10 @@ pub enum ConfigError {
         #[source]
         source: io::Error,
     },
+    #[error(
+        "cannot read the config {path}: {what}; give a TOML file, such as examples/shakespeare.toml"
+    )]
+    NotAConfig { path: PathBuf, what: &'static str },
     #[error("cannot use the config {path}")]
     File {
         path: PathBuf,

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use train::trainer::{Outcome as End, Records, RunEnd, Setup, TrainError};
 
 use super::show::Screen;
-use crate::console::{self, BOLD, styled};
+use crate::console::{self, BOLD, shell_word, styled};
 use crate::failure::{Exit, Failure, Outcome};
 
 /// How a run ended, or why.
@@ -85,7 +85,7 @@ fn print(setup: &Setup, screen: &Screen<'_>, ended: &Ended, written: Option<&Run
     let folder = &config.output.folder;
     match ended {
         Ok(End::Finished) => {
-            let (from, to) = (quoted(folder), quoted(&format!("{folder}/model")));
+            let (from, to) = (shell_word(folder), shell_word(&format!("{folder}/model")));
             console::line(format_args!("  next         fungible export {from} {to}"));
         }
         Ok(End::Stopped { .. } | End::Unsaved(_)) => {
@@ -102,16 +102,8 @@ fn print(setup: &Setup, screen: &Screen<'_>, ended: &Ended, written: Option<&Run
 /// This command, with all its flags, as it goes on.
 fn same_command_resuming() -> String {
     let is_kept = |word: &String| word != "--resume" && word != "--overwrite";
-    let words = std::env::args().skip(1).filter(is_kept).map(|word| quoted(&word));
+    let words = std::env::args().skip(1).filter(is_kept).map(|word| shell_word(&word));
     format!("fungible {} --resume", words.collect::<Vec<_>>().join(" "))
-}
-
-/// A word as a shell takes it.
-fn quoted(word: &str) -> String {
-    match word.chars().all(|c| c.is_ascii_alphanumeric() || "-_=./:,@".contains(c)) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', "'\\''")),
-    }
 }
 
 /// As a run ends that has no report to write.

@@ -144,8 +144,8 @@ impl<'a> Screen<'a> {
                 console::remark(format_args!(
                     "{} {}{}",
                     styled(DIM, &format!("step {}:", sample.step)),
-                    styled(BOLD, &sample.prompt),
-                    sample.text
+                    styled(BOLD, &console::remarked_text(&sample.prompt)),
+                    console::remarked_text(&sample.text)
                 ));
             }
             Event::Saving { step, stall_seconds } => {

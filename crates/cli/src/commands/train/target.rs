@@ -33,11 +33,11 @@ pub fn compile_only(config: &Config, targets: &[String], as_json: bool) -> Outco
     let mut values = Vec::new();
     let mut misfits = 0;
     for (target, program) in &steps {
-        progress.spin(&format!("compiling the training step for {target}"));
         let location = discovery.find(target.plugin())?;
         let choices = CompileChoices { optimized_program: true, ..CompileChoices::default() };
-        let report = compiler.compile_for(program, target, &location, &choices)?;
-        progress.clear();
+        let task = format!("compiling {} for {target}", program.name);
+        let report = progress
+            .during(&task, || compiler.compile_for(program, target, &location, &choices))?;
         let profile = match &report.optimized_program {
             Some(optimized) if profile::check(target).is_ok() => {
                 Some(profile::profile(&optimized.code, target)?)

@@ -215,6 +215,13 @@ fn sync_parent(path: &Path) -> Result<(), StoreError> {
 
 /// Sorts an I/O error into what the user can do about it.
 fn error(path: &Path, source: io::Error) -> StoreError {
+    // Somewhere on the way there is a file, perhaps written with a slash at its end.
+    let without_slash = |above: &Path| above.components().as_path().to_path_buf();
+    if matches!(source.kind(), io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists)
+        && let Some(file) = path.ancestors().map(without_slash).find(|above| above.is_file())
+    {
+        return StoreError::NotAFolder { path: file.display().to_string() };
+    }
     let path = path.display().to_string();
     match source.kind() {
         io::ErrorKind::NotFound => StoreError::Missing { path },
@@ -253,6 +260,25 @@ mod tests {
         fs::create_dir_all(store.at("step/taken/inside")).unwrap();
         assert!(store.put("step/taken", b"bytes").is_err());
         assert_eq!(names(&store.at("step")), ["manifest.json", "taken"]);
+    }
+
+    #[test]
+    fn a_file_is_no_folder() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("text.txt");
+        fs::write(&file, "in the way").unwrap();
+        for below in ["", "checkpoints"] {
+            let store = FolderStore::new(file.join(below));
+            let path = file.display().to_string();
+            for refused in [
+                store.folders().unwrap_err(),
+                store.put("step/data", b"bytes").unwrap_err(),
+                store.claim().unwrap_err(),
+            ] {
+                let StoreError::NotAFolder { path: named } = &refused else { panic!("{refused}") };
+                assert_eq!(*named, path);
+            }
+        }
     }
 
     #[test]

@@ -35,6 +35,9 @@ const PARTS_MAX: u64 = 9_000;
 /// should not take minutes to be found out.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Where programs in a cloud are given credentials. Whoever asks there found none in the environment.
+const METADATA_HOSTS: [&str; 3] = ["169.254.169.254", "169.254.170.2", "metadata.google.internal"];
+
 /// A prefix in a bucket.
 pub struct ObjectFolder {
     objects: Arc<dyn ObjectStore>,
@@ -305,8 +308,27 @@ fn error(path: String, source: object_store::Error) -> StoreError {
         | object_store::Error::Unauthenticated { .. } => {
             StoreError::Permission { path, source: source.into() }
         }
+        _ if asks_for_credentials(&source) => {
+            let advice = match path.starts_with("gs://") {
+                true => "set GOOGLE_APPLICATION_CREDENTIALS to the key file of a service account",
+                false => "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION",
+            };
+            StoreError::Credentials { path, advice, source: source.into() }
+        }
         _ => StoreError::Other { path, source: source.into() },
     }
+}
+
+fn asks_for_credentials(error: &object_store::Error) -> bool {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if METADATA_HOSTS.iter().any(|host| text.contains(host)) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 #[cfg(test)]
@@ -367,6 +389,21 @@ mod tests {
         assert!(matches!(cut_off, StoreError::Short { needed_bytes: 104, .. }), "{cut_off}");
         let missing = store.read("step/other", 0, &mut room).unwrap_err();
         assert!(matches!(missing, StoreError::Missing { .. }), "{missing}");
+    }
+
+    #[test]
+    fn whoever_has_no_credentials_is_told_what_to_set() {
+        let failed = |url: &str, host: &str| {
+            let source =
+                format!("Error performing PUT http://{host}/latest/api/token in 1s").into();
+            error(url.to_string(), object_store::Error::Generic { store: "S3", source })
+        };
+        let refused = failed("s3://bucket/run", "169.254.169.254").to_string();
+        assert!(refused.contains("s3://bucket/run: set AWS_ACCESS_KEY_ID, "), "{refused}");
+        let refused = failed("gs://bucket/run", "metadata.google.internal").to_string();
+        assert!(refused.contains("GOOGLE_APPLICATION_CREDENTIALS"), "{refused}");
+        let other = failed("s3://bucket/run", "127.0.0.1:9000");
+        assert!(matches!(other, StoreError::Other { .. }), "{other}");
     }
 
     #[test]
