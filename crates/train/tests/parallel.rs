@@ -114,7 +114,7 @@ fn adapters_on(runtime: &Runtime, frozen: DType) {
     ] {
         let run = run(runtime, &adapted(way));
         compare(&run, &expected, &format!("adapters on {frozen}"), way);
-        if frozen == DType::S8 {
+        if frozen == DType::S8 && !way.0.is_empty() {
             assert_scales_lie_as_rows(&run, way.0);
         }
         for state in run.loaded.program().kept.iter().filter(|tensor| is_state(&tensor.kept)) {

@@ -10,26 +10,7 @@ use super::{
 };
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
-/// Everything that is taken over from a model's folder.
-const NAMES: [&str; 15] = [
-    CONFIG_FILE,
-    GENERATION_CONFIG_FILE,
-    TOKENIZER_FILE,
-    TOKENIZER_CONFIG_FILE,
-    CHAT_TEMPLATE_FILE,
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "LICENSE",
-    "LICENSE.txt",
-    "LICENSE.md",
-    "NOTICE",
-    "NOTICE.txt",
-];
-
-/// Of these, what makes tokens of text and text of tokens.
+/// What makes tokens of text and text of tokens.
 const TEXT_SIDE: [&str; 8] = [
     TOKENIZER_FILE,
     TOKENIZER_CONFIG_FILE,
@@ -41,6 +22,21 @@ const TEXT_SIDE: [&str; 8] = [
     "tokenizer.model",
 ];
 
+/// What else is taken over from a model's folder.
+const ABOUT: [&str; 7] = [
+    CONFIG_FILE,
+    GENERATION_CONFIG_FILE,
+    "LICENSE",
+    "LICENSE.txt",
+    "LICENSE.md",
+    "NOTICE",
+    "NOTICE.txt",
+];
+
+fn names() -> Vec<&'static str> {
+    [&TEXT_SIDE[..], &ABOUT].concat()
+}
+
 /// Files by name. Empty for a model that has nothing but weights.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Companions {
@@ -51,7 +47,7 @@ pub struct Companions {
 #[derive(Debug, thiserror::Error)]
 #[error(
     "`{name}` is not a file that belongs beside a model's weights, only {} are: the checkpoint that \
-     it came from is damaged", NAMES.join(", ")
+     it came from is damaged", names().join(", ")
 )]
 pub struct UnknownCompanion {
     name: String,
@@ -84,7 +80,7 @@ impl Companions {
     /// When a model's folder has no file of that name, so that a list that somebody else wrote cannot
     /// reach outside of it.
     pub fn insert(&mut self, name: &str, contents: Vec<u8>) -> Result<(), UnknownCompanion> {
-        if !NAMES.contains(&name) {
+        if !names().contains(&name) {
             return Err(UnknownCompanion { name: name.to_owned() });
         }
         self.files.insert(name.to_owned(), contents);
@@ -120,7 +116,7 @@ impl ModelFiles {
         match &self.source {
             Source::Folder => {
                 let mut files = BTreeMap::new();
-                for name in NAMES {
+                for name in names() {
                     if let Some(contents) = read(&self.path.join(name))? {
                         files.insert(name.to_owned(), contents);
                     }
