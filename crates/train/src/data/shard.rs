@@ -9,8 +9,8 @@
 //! footer          sizes, and a checksum over the checksums and itself
 //! ```
 //!
-//! Files are read at given places, not mapped into memory: mapping needs `unsafe`, since a file
-//! that shrinks turns into a signal. What is read often stays in the system's page cache either way.
+//! Files are read at given places, not mapped into memory: safe Rust cannot map, since a
+//! file that shrinks turns into a signal. What is read often stays in the system's page cache either way.
 
 mod footer;
 mod writer;
