@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 const LINES_MAX: usize = 700;
 
 /// Which crates of ours a crate may depend on (docs/ARCHITECTURE.md). `cli` stands on all of them.
-const ARROWS: [(&str, &[&str]); 5] = [
+const ARROWS: [(&str, &[&str]); 7] = [
     ("pjrt", &[]),
     ("graph", &[]),
+    ("kernels", &["pjrt"]),
     ("runtime", &["graph", "pjrt"]),
     ("llm", &["graph", "runtime"]),
+    ("serve", &["graph", "llm", "runtime"]),
     ("train", &["graph", "llm", "runtime"]),
 ];
 

@@ -1,0 +1,3 @@
+//! Serving a model: the engine (token ids only), and around it the HTTP interface and the chat page.
+
+pub mod engine;
