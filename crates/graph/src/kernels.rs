@@ -73,6 +73,9 @@ pub struct Kernels {
     /// instead of as zeros: a pass over all gradients of a model saved. XLA's TPU compiler has such
     /// memory.
     pub empty_stacks: bool,
+    /// Whether operations that have a native function call it: on the CPU, on one device, with a plugin
+    /// with which the functions are registered.
+    pub native: bool,
 }
 
 impl Kernels {
@@ -84,6 +87,7 @@ impl Kernels {
             attention: AttentionKernel::ByHead(attention.blocks()),
             vocabulary: VocabularyBlocks { logits_max: 11 << 20, ..vocabulary },
             empty_stacks: true,
+            native: false,
         }
     }
 }
@@ -94,6 +98,7 @@ impl Default for Kernels {
             attention: AttentionKernel::Portable(Blocks { queries: 512, keys: 1024 }),
             vocabulary: VocabularyBlocks { size: 16_384, scanned: true, logits_max: usize::MAX },
             empty_stacks: false,
+            native: false,
         }
     }
 }

@@ -48,6 +48,61 @@ impl Graph {
     }
 }
 
+/// The attributes that ask for row-major operands and results.
+fn row_major(call: &Call) -> [String; 2] {
+    let layouts = |values: &[crate::emit::Ssa]| {
+        let layout = |value: &crate::emit::Ssa| {
+            let order: Vec<usize> = (0..value.shape.rank()).rev().collect();
+            match order.is_empty() {
+                true => "dense<> : tensor<0xindex>".to_string(),
+                false => format!("dense<[{}]> : tensor<{}xindex>", list(&order), order.len()),
+            }
+        };
+        values.iter().map(layout).collect::<Vec<_>>().join(", ")
+    };
+    [
+        format!("operand_layouts = [{}]", layouts(&call.operands)),
+        format!("result_layouts = [{}]", layouts(&call.results)),
+    ]
+}
+
+/// A result that takes over the memory of an operand, whose contents it begins with.
+pub(crate) struct InPlace {
+    pub output: usize,
+    pub operand: usize,
+}
+
+/// Lets a native function, registered with the plugin under that name, do what the operation does.
+/// `config` are its attributes as MLIR text, such as `scale = 0.5 : f32`.
+pub(crate) fn native_call(
+    emitter: &mut Emitter<'_>,
+    call: &Call,
+    target: &str,
+    config: &str,
+    in_place: &[InPlace],
+) {
+    let mut attributes = vec![
+        "api_version = 4 : i32".to_string(),
+        format!("backend_config = {{{config}}}"),
+        format!("call_target_name = \"{target}\""),
+    ];
+    attributes.extend(row_major(call));
+    if !in_place.is_empty() {
+        let alias = |InPlace { output, operand }: &InPlace| {
+            let of_tuple = match call.results.len() {
+                1 => String::new(),
+                _ => output.to_string(),
+            };
+            format!(
+                "#stablehlo.output_operand_alias<output_tuple_indices = [{of_tuple}], operand_index = {operand}, operand_tuple_indices = []>"
+            )
+        };
+        let aliases: Vec<String> = in_place.iter().map(alias).collect();
+        attributes.push(format!("output_operand_aliases = [{}]", aliases.join(", ")));
+    }
+    emitter.statement(call, "stablehlo.custom_call", &attributes.join(", "));
+}
+
 impl Operation for CustomCallOperation {
     fn name(&self) -> &'static str {
         "custom_call"
@@ -68,23 +123,12 @@ impl Operation for CustomCallOperation {
     }
 
     fn emit(&self, emitter: &mut Emitter<'_>, call: &Call) {
-        let layouts = |values: &[crate::emit::Ssa]| {
-            let layout = |value: &crate::emit::Ssa| {
-                let order: Vec<usize> = (0..value.shape.rank()).rev().collect();
-                match order.is_empty() {
-                    true => "dense<> : tensor<0xindex>".to_string(),
-                    false => format!("dense<[{}]> : tensor<{}xindex>", list(&order), order.len()),
-                }
-            };
-            values.iter().map(layout).collect::<Vec<_>>().join(", ")
-        };
         let mut attributes = vec![
             format!("api_version = {} : i32", self.0.api_version),
             format!("backend_config = {}", self.0.backend_config),
             format!("call_target_name = \"{}\"", self.0.target),
-            format!("operand_layouts = [{}]", layouts(&call.operands)),
-            format!("result_layouts = [{}]", layouts(&call.results)),
         ];
+        attributes.extend(row_major(call));
         attributes.extend(self.0.attributes.iter().cloned());
         emitter.statement(call, "stablehlo.custom_call", &attributes.join(", "));
     }

@@ -13,6 +13,8 @@ mod dot;
 mod gather;
 mod grouped_dot;
 mod layout;
+mod pages;
+mod panels;
 mod quantized_dot;
 mod random;
 mod reduce;
@@ -26,6 +28,8 @@ pub use control::Remat;
 pub use create::{constant, iota, literal};
 pub use custom_call::CustomCall;
 pub use gather::Combine;
+pub use pages::Pages;
+pub use panels::{BLOCK, LANES, PanelType, Panels};
 pub use random::threefry;
 
 use crate::operation::Sample;
@@ -51,6 +55,8 @@ pub fn samples() -> Vec<Sample> {
         custom_call::samples,
         grouped_dot::samples,
         quantized_dot::samples,
+        pages::samples,
+        panels::samples,
         attention::samples,
         cross_entropy::samples,
     ];

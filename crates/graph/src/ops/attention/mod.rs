@@ -4,6 +4,7 @@
 mod definition;
 mod gradient;
 mod heads;
+mod native;
 mod portable;
 mod samples;
 mod tile;
@@ -245,8 +246,10 @@ impl Operation for AttentionOperation {
             true => &["pages", "page", "kv_heads", "head_dim"],
             false => &["batch", "kv_seq", "kv_heads", "head_dim"],
         };
-        sizes.check("key", &o.key, layout, Some(o.query.dtype))?;
-        sizes.check("value", &o.value, layout, Some(o.query.dtype))?;
+        // Pages may be held in a narrower type; they are widened where they are read.
+        let held = (!self.paged).then_some(o.query.dtype);
+        sizes.check("key", &o.key, layout, held)?;
+        sizes.check("value", &o.value, layout, held)?;
         // They may lie differently in memory, but hold the same axes.
         let sorted = |shape: &Shape| {
             let mut axes = shape.axes.clone();
@@ -283,6 +286,9 @@ impl Operation for AttentionOperation {
     fn emit(&self, emitter: &mut Emitter<'_>, call: &Call) {
         if emitter.options().kernels.attention == AttentionKernel::LeftOut {
             return left_out(emitter, call, "attention", 0);
+        }
+        if emitter.options().kernels.native && native::takes(self, call) {
+            return native::call(self, emitter, call);
         }
         let (blocks, heads) = ways(emitter, self, call);
         let key = format!("{self:?} {blocks:?} {heads:?}");

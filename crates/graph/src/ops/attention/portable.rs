@@ -45,7 +45,10 @@ fn by_rows<'g>(
 ) -> Vec<Tensor<'g>> {
     let Some(o) = attention.operands(operands) else { return Vec::new() };
     let (key, value) = match o.block_table {
-        Some(table) => (gather_pages(o.key, table), gather_pages(o.value, table)),
+        Some(table) => {
+            let gather = |pool| gather_pages(pool, table).convert(o.query.dtype());
+            (gather(o.key), gather(o.value))
+        }
         None => (o.key, o.value),
     };
     let o = Operands { query: in_rows(o.query), key, value, ..o };
