@@ -67,8 +67,8 @@ pub enum Progress<'a> {
 /// Called with each step of [`Progress`].
 pub type OnProgress = dyn Fn(Progress<'_>) + Send + Sync;
 
-/// A compiled program with the places of its arguments.
-struct Compiled {
+/// A compiled program with the places of its arguments, and the model's weights.
+pub struct Compiled {
     executable: Executable,
     program: ModelProgram,
     /// The weights in the order of the arguments.
@@ -233,7 +233,18 @@ impl Engine {
         if let Some(compiled) = known(self) {
             return Ok(compiled);
         }
-        let traced = self.trace(key)?;
+        let compiled = Arc::new(self.load(self.trace(key)?)?);
+        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        programs.insert(key, compiled.clone());
+        Ok(compiled)
+    }
+
+    /// Compiles a program and reads the weights that it is the first to need. Several threads may do so
+    /// at once.
+    ///
+    /// # Errors
+    /// What the compiler or the weights' files object to.
+    pub fn load(&self, traced: ModelProgram) -> Result<Compiled, EngineError> {
         let name = traced.program.name.clone();
         (self.on_progress)(Progress::Compiling { program: &name });
         // Weights are read while the compiler, a process of its own, works.
@@ -245,14 +256,18 @@ impl Engine {
         let executable = executable?;
         let weights = weights.map_err(|_| EngineError::WeightsThread)??;
         (self.on_progress)(Progress::Compiled { program: &name, info: executable.info() });
-        let compiled = Arc::new(Compiled { executable, program: traced, weights });
-        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
-        programs.insert(key, compiled.clone());
-        Ok(compiled)
+        Ok(Compiled { executable, program: traced, weights })
+    }
+
+    pub fn options(&self) -> &ProgramOptions {
+        &self.options
     }
 
     /// An empty cache.
-    fn new_cache(&self, compiled: &Compiled) -> Result<Vec<Array>, EngineError> {
+    ///
+    /// # Errors
+    /// What the devices report, such as too little memory.
+    pub fn new_cache(&self, compiled: &Compiled) -> Result<Vec<Array>, EngineError> {
         let first = compiled.program.data;
         let inputs = &compiled.program.program.inputs[first..first + compiled.program.cache];
         let zeros = |input: &graph::Input| Array::zeros(&self.mesh, &input.shape, &input.sharding);
@@ -267,7 +282,10 @@ impl Engine {
     }
 
     /// An argument of a program made of host values: four-byte elements of the input's own type.
-    fn argument(
+    ///
+    /// # Errors
+    /// What the devices report.
+    pub fn argument(
         &self,
         compiled: &Compiled,
         index: usize,
@@ -286,8 +304,20 @@ impl Engine {
 }
 
 impl Compiled {
-    /// Runs the program; the cache is consumed and comes back updated.
-    fn run<'a>(
+    pub fn program(&self) -> &ModelProgram {
+        &self.program
+    }
+
+    pub fn info(&self) -> &CompileInfo {
+        self.executable.info()
+    }
+
+    /// Runs the program; `data` are the arguments before the cache. The cache is consumed and comes back
+    /// updated, behind the other results.
+    ///
+    /// # Errors
+    /// What the devices report.
+    pub fn run<'a>(
         &'a self,
         mut data: Vec<Argument<'a>>,
         cache: Vec<Array>,

@@ -11,10 +11,10 @@ mod qwen2;
 mod qwen3;
 mod rotary;
 
-pub use cache::{CacheShape, KvCache};
+pub use cache::{CacheShape, KvCache, PageShape, PageTable};
 pub use decoder::{Decoder, Layers, Sequence, Step};
 pub use lora::Lora;
-pub use parameters::{EVERY_LAYER, ParameterSpec, Parameters};
+pub use parameters::{EVERY_LAYER, PanelPart, PanelPlan, ParameterSpec, Parameters};
 
 use graph::Tensor;
 

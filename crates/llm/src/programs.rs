@@ -5,6 +5,9 @@ mod generate;
 mod mesh;
 mod sampler;
 mod score;
+mod serving;
+
+use std::sync::Arc;
 
 use graph::{
     DType, EmitOptions, Function, Graph, Kernels, Mesh, NamedResult, Program, Role, Shape,
@@ -14,18 +17,25 @@ use graph::{
 use runtime::PluginKind;
 
 use crate::config::ModelConfig;
-use crate::models::{CacheShape, Decoder, KvCache, Layers, Lora, ParameterSpec};
+use crate::models::{
+    CacheShape, Decoder, KvCache, Layers, Lora, PageShape, PanelPlan, ParameterSpec,
+};
 
 pub use generate::{decode, prefill};
 pub use mesh::choose_mesh;
 pub use sampler::SAMPLING_INPUTS;
 pub use score::score;
+pub use serving::{
+    BIAS_MAX, Column, EmbedShape, Flag, RowLayout, StepShape, TOP_MAX, embed, result_words, step,
+};
 
 /// Everything that a program's text depends on besides its own shapes.
 #[derive(Clone, Debug)]
 pub struct ProgramOptions {
     /// The type of weights, activations and KV cache.
     pub dtype: DType,
+    /// The type of a cache in pages, where that is another.
+    pub kv_dtype: Option<DType>,
     /// What weights are held in where that is another type than they are computed with, as in
     /// training.
     pub held: Option<DType>,
@@ -40,6 +50,9 @@ pub struct ProgramOptions {
     /// CPU compiler pays for every product. Whoever loads weights must know of it (see
     /// [`ParameterSpec::joined`]), so the engine asks for it.
     pub joins: bool,
+    /// Which matrices are held in panels, as native functions read them; on one device with unrolled
+    /// layers.
+    pub panels: Option<Arc<PanelPlan>>,
 }
 
 impl ProgramOptions {
@@ -58,7 +71,18 @@ impl ProgramOptions {
         };
         // Written out, its blocks of the vocabulary need no copies of the head.
         kernels.vocabulary.scanned = kind != PluginKind::Cpu;
-        ProgramOptions { dtype, held: None, lora: None, layers, mesh, rules, kernels, joins: false }
+        ProgramOptions {
+            dtype,
+            kv_dtype: None,
+            held: None,
+            lora: None,
+            layers,
+            mesh,
+            rules,
+            kernels,
+            joins: false,
+            panels: None,
+        }
     }
 }
 
@@ -72,6 +96,13 @@ pub struct ModelProgram {
     pub cache: usize,
     /// The weights, for each argument after the cache.
     pub parameters: Vec<ParameterSpec>,
+}
+
+/// How a program's cache lies in memory.
+#[derive(Clone, Copy)]
+enum CacheKind {
+    Rows(CacheShape),
+    Pages(PageShape),
 }
 
 /// A trace under way: the decoder, and the cache as arguments.
@@ -90,15 +121,24 @@ impl<'a, 'g> Tracing<'a, 'g> {
         config: &'a ModelConfig,
         options: &'a ProgramOptions,
         data: &[(&str, Shape)],
-        cache: CacheShape,
+        cache: CacheKind,
     ) -> Tracing<'a, 'g> {
         let joins = options.joins && options.mesh.devices() == 1;
         let decoder = Decoder::new(graph, config, options.layers, options.dtype, joins)
             .holding(options.held, options.lora.clone());
+        let decoder = match decoder.layers {
+            Layers::Unrolled if options.mesh.devices() == 1 => decoder.in_panels(&options.panels),
+            _ => decoder,
+        };
         let input =
             |(name, shape): &(&str, Shape)| graph.input(name, Role::Activation, shape.clone());
         let data = data.iter().map(input).collect();
-        let cache = KvCache::inputs(graph, config, decoder.layers, cache, options.dtype);
+        let held = options.kv_dtype.unwrap_or(options.dtype);
+        let shapes = match cache {
+            CacheKind::Rows(shape) => KvCache::shapes(config, decoder.layers, shape, held),
+            CacheKind::Pages(shape) => KvCache::page_shapes(config, decoder.layers, shape, held),
+        };
+        let cache = KvCache::inputs(graph, shapes);
         Tracing { graph, decoder, options, data, cache }
     }
 

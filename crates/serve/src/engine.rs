@@ -1,7 +1,20 @@
 //! Many sequences through one model at once. Token ids only: no text, no tokenizer, no HTTP.
 
+mod device;
+mod guess;
 mod interface;
+mod pages;
+mod programs;
+mod queue;
 mod request;
+mod scheduler;
+mod sequence;
+mod serving;
+
+pub use device::{Device, DeviceError, Ladder, Row, Token, Tokens};
+pub use programs::{LadderChoice, Programs, blocks_ladder, ladder};
+pub use scheduler::Policy;
+pub use serving::{Engine, EngineSettings};
 
 pub use interface::{Answering, EmbedError, Embedding, Limits, Stats};
 pub use request::{

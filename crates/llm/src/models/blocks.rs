@@ -2,8 +2,8 @@
 
 use graph::{Axis, DType, Tensor};
 
-use super::Parameters;
 use super::lora::adapt;
+use super::parameters::{Parameters, panel_product};
 use crate::config::ModelConfig;
 
 pub(super) type Axes<'a> = &'a [(Axis, usize)];
@@ -57,14 +57,27 @@ pub(super) fn linears<'g, const COUNT: usize>(
     let rows = parts.map(|(_, outputs)| outputs.iter().map(|&(_, size)| size).product::<usize>());
     let names = parts.map(|(name, _)| format!("{name}.weight"));
     let joined: Vec<(&str, usize)> = names.iter().map(String::as_str).zip(rows).collect();
-    let contract: Vec<Axis> = inputs.iter().map(|&(axis, _)| axis).collect();
-    let product = x.dot(weights.joined(&joined, inputs), &contract);
+    let product = match weights.panels(&joined, inputs) {
+        Some(panels) => panel_product(x, panels, inputs, &[("rows", rows.iter().sum())]),
+        // Held in different ways: nothing to join.
+        None if weights.has_panels() => {
+            return parts.map(|(name, outputs)| linear(weights, name, x, inputs, outputs, bias));
+        }
+        None => {
+            let contract: Vec<Axis> = inputs.iter().map(|&(axis, _)| axis).collect();
+            x.dot(weights.joined(&joined, inputs), &contract)
+        }
+    };
     let mut start = 0;
     std::array::from_fn(|part| {
         let (name, outputs) = parts[part];
         let stop = start + rows[part];
         let own = product.slice("rows", start, stop).split("rows", outputs);
         start = stop;
+        let own = match weights.within(name, |weights| adapt(weights, x, inputs, outputs)) {
+            Some(change) => own + change,
+            None => own,
+        };
         match bias {
             true => own + weights.within(name, |weights| weights.get("bias", &[outputs])),
             false => own,

@@ -1,5 +1,7 @@
-//! The keys and values of earlier tokens, contiguous per sequence, updated in place.
+//! The keys and values of earlier tokens, updated in place: contiguous for each sequence, or in pages
+//! that sequences share.
 
+use graph::ops::{KeyValue, Pages};
 use graph::{Axis, DType, Graph, Role, Shape, Tensor, ops};
 
 use super::Layers;
@@ -12,11 +14,31 @@ pub struct CacheShape {
     pub capacity: usize,
 }
 
+/// The size of a cache in pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PageShape {
+    pub pages: usize,
+    /// Tokens of a page.
+    pub page: usize,
+}
+
+/// Where the tokens of a step lie in a cache in pages.
+#[derive(Clone, Copy)]
+pub struct PageTable<'g> {
+    /// The pages of each sequence in order, `[batch, blocks]` s32.
+    pub block_table: Tensor<'g>,
+    /// Where the keys and values of this step go, `[batch, seq]` s32: page · page size + place. What
+    /// is not written has a slot beyond the last.
+    pub slots: Tensor<'g>,
+}
+
 /// The cache tensors of a traced program: keys and values alternating, one pair for each layer, or
 /// a single pair with a `layers` axis where layers are scanned.
 #[derive(Clone)]
 pub struct KvCache<'g> {
     pub tensors: Vec<Tensor<'g>>,
+    /// Of a cache in pages.
+    pub table: Option<PageTable<'g>>,
 }
 
 /// One layer's view of the cache.
@@ -26,6 +48,7 @@ pub(super) struct LayerCache<'g> {
     pub(super) value: Tensor<'g>,
     /// The layer's number in a stacked cache.
     pub(super) layer: Option<Tensor<'g>>,
+    pub(super) table: Option<PageTable<'g>>,
 }
 
 impl<'g> KvCache<'g> {
@@ -57,27 +80,82 @@ impl<'g> KvCache<'g> {
         [key, value].into_iter().cycle().take(2 * pairs).collect()
     }
 
-    /// Declares the cache as arguments of the program.
-    pub fn inputs(
-        graph: &'g Graph,
+    /// The shapes of all tensors of a cache in pages.
+    pub fn page_shapes(
         config: &ModelConfig,
         layers: Layers,
-        shape: CacheShape,
+        shape: PageShape,
         dtype: DType,
-    ) -> KvCache<'g> {
-        let shapes = KvCache::shapes(config, layers, shape, dtype).into_iter().enumerate();
+    ) -> Vec<Shape> {
+        let heads = ("kv_heads", config.num_key_value_heads);
+        let axes =
+            [("pages", shape.pages), ("page", shape.page), heads, ("head_dim", config.head_dim)];
+        let stacked = [&[("layers", config.num_hidden_layers)], &axes[..]].concat();
+        match layers {
+            Layers::Unrolled => vec![Shape::new(dtype, &axes); 2 * config.num_hidden_layers],
+            Layers::Scanned => vec![Shape::new(dtype, &stacked); 2],
+        }
+    }
+
+    /// Declares a cache of these shapes as arguments of the program.
+    pub fn inputs(graph: &'g Graph, shapes: Vec<Shape>) -> KvCache<'g> {
+        let shapes = shapes.into_iter().enumerate();
         let tensors = shapes.map(|(index, shape)| {
             let kind = if index % 2 == 0 { "key" } else { "value" };
             graph.input(&format!("cache.{}.{kind}", index / 2), Role::KvCache, shape)
         });
-        KvCache { tensors: tensors.collect() }
+        KvCache { tensors: tensors.collect(), table: None }
     }
 }
 
 impl<'g> LayerCache<'g> {
-    /// Writes the keys and values of this step and returns all of the layer's,
-    /// `[batch, kv_heads, kv_seq, head_dim]` in the cache's own order.
+    /// Writes the keys and values of this step and returns all of the layer's.
     pub(super) fn update(
+        &mut self,
+        key: Tensor<'g>,
+        value: Tensor<'g>,
+        positions: Tensor<'g>,
+    ) -> KeyValue<'g> {
+        match self.table {
+            Some(table) => self.update_pages(key, value, table),
+            None => {
+                let (key, value) = self.update_rows(key, value, positions);
+                KeyValue::Contiguous { key, value }
+            }
+        }
+    }
+
+    fn update_pages(
+        &mut self,
+        key: Tensor<'g>,
+        value: Tensor<'g>,
+        PageTable { block_table, slots }: PageTable<'g>,
+    ) -> KeyValue<'g> {
+        let by_token = |x: Tensor<'g>| x.merge(&["batch", "seq"], "token");
+        let (key, value, slots) = (by_token(key), by_token(value), by_token(slots));
+        let Some(layer) = self.layer else {
+            let pages = Pages { key: self.key, value: self.value }.write(key, value, slots);
+            (self.key, self.value) = (pages.key, pages.value);
+            return KeyValue::Paged { key: pages.key, value: pages.value, block_table };
+        };
+        // All layers' pages as one pool, in which each layer's begin at its own place: taking one
+        // layer's part out of the stack would copy it.
+        let sizes = ["layers", "pages", "page"].map(|axis| self.key.size(axis));
+        let [layers, pages, page] = sizes;
+        let number = |value: usize| ops::constant(slots.graph(), DType::S32, value as f64);
+        let within = slots.less(number(pages * page));
+        let shifted = slots + layer * number(pages * page);
+        let slots = within.select(shifted, number(layers * pages * page));
+        let pool = |x: Tensor<'g>| x.merge(&["layers", "pages"], "pages");
+        let written = Pages { key: pool(self.key), value: pool(self.value) };
+        let Pages { key, value } = written.write(key, value, slots);
+        let stacked = |x: Tensor<'g>| x.split("pages", &[("layers", layers), ("pages", pages)]);
+        (self.key, self.value) = (stacked(key), stacked(value));
+        KeyValue::Paged { key, value, block_table: block_table + layer * number(pages) }
+    }
+
+    /// `[batch, kv_heads, kv_seq, head_dim]` each, in the cache's own order.
+    fn update_rows(
         &mut self,
         key: Tensor<'g>,
         value: Tensor<'g>,

@@ -2,14 +2,15 @@
 //! target likes it), the last norm and the language-model head.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use graph::ops::{Attention, Remat};
+use graph::ops::{Attention, KeyValue, Remat};
 use graph::{Axis, DType, Graph, Role, Shape, Tensor, ops};
 
 use super::blocks::{embed, rms_norm};
 use super::cache::{KvCache, LayerCache};
 use super::lora::Lora;
-use super::parameters::{EVERY_LAYER, ParameterSpec, Parameters};
+use super::parameters::{EVERY_LAYER, PanelPlan, ParameterSpec, Parameters, panel_product};
 use super::rotary::Rotary;
 use crate::config::ModelConfig;
 
@@ -60,15 +61,18 @@ impl<'g> Step<'g> {
     /// `query` is `[batch, seq, kv_heads, group, head_dim]`; key and value lack `group`.
     #[track_caller]
     pub fn attend(&mut self, query: Tensor<'g>, key: Tensor<'g>, value: Tensor<'g>) -> Tensor<'g> {
-        let (key, value) = match &mut self.cache {
+        let key_value = match &mut self.cache {
             Some(cache) => cache.update(key, value, self.positions),
-            None => (key.rename("seq", "kv_seq"), value.rename("seq", "kv_seq")),
+            None => KeyValue::Contiguous {
+                key: key.rename("seq", "kv_seq"),
+                value: value.rename("seq", "kv_seq"),
+            },
         };
         // Without a cache the keys are this step's own, numbered from zero as the queries are.
         let positions = self.cache.map(|_| self.positions);
         let attention = Attention::causal(query, key, value);
         let segments = self.segments.map(|segments| (segments, segments.rename("seq", "kv_seq")));
-        Attention { positions, segments, window: self.window, ..attention }.apply()
+        Attention { key_value, positions, segments, window: self.window, ..attention }.apply()
     }
 }
 
@@ -98,6 +102,11 @@ impl<'a, 'g> Decoder<'a, 'g> {
         Decoder { weights, ..self }
     }
 
+    /// The decoder with the matrices that a plan names held in panels.
+    pub fn in_panels(self, plan: &Option<Arc<PanelPlan>>) -> Decoder<'a, 'g> {
+        Decoder { weights: self.weights.clone().in_panels(plan.clone()), ..self }
+    }
+
     /// The decoder for training: weights are held in f32 or another type than they are computed with,
     /// and of each layer only what `remat` says is kept for the way back.
     pub fn for_training(self, weights: Parameters<'g>, remat: Remat) -> Decoder<'a, 'g> {
@@ -117,9 +126,8 @@ impl<'a, 'g> Decoder<'a, 'g> {
     ) -> (Tensor<'g>, Option<KvCache<'g>>) {
         self.weights.within("model", |weights| {
             // Rows first, then their type: what comes back is added up in the type of the table.
-            let embedding = weights
-                .within("embed_tokens", |weights| weights.stored("weight", &self.vocab_by_embed()));
-            let x = embedding.take("vocab", sequence.tokens).convert(weights.dtype());
+            let x =
+                weights.within("embed_tokens", |weights| self.embedded(weights, sequence.tokens));
             let rotary = Rotary::new(weights.graph(), self.config, sequence.positions);
             let (x, cache) = match self.layers {
                 Layers::Unrolled => self.unrolled(weights, x, rotary, sequence, cache),
@@ -129,23 +137,49 @@ impl<'a, 'g> Decoder<'a, 'g> {
         })
     }
 
+    /// The rows of the embedding for `tokens` `[batch, seq]`.
+    #[track_caller]
+    fn embedded(&self, weights: &Parameters<'g>, tokens: Tensor<'g>) -> Tensor<'g> {
+        let parts = [("weight", self.config.vocab_size)];
+        let Some(panels) = weights.panels(&parts, &embed(self.config)) else {
+            let table = weights.stored("weight", &self.vocab_by_embed());
+            return table.take("vocab", tokens).convert(weights.dtype());
+        };
+        let axes = tokens.shape().axes;
+        let rows = panels.take(tokens.merge(&tokens.shape().names(), "token"));
+        rows.rename("inputs", "embed").split("token", &axes).convert(weights.dtype())
+    }
+
     /// `[…, embed]` states into `[…, vocab]` logits in f32.
     #[track_caller]
     pub fn logits(&self, states: Tensor<'g>) -> Tensor<'g> {
-        let head = self.head();
-        states.constrain(Role::Activation).dot_as(head, &["embed"], DType::F32)
+        let states = states.constrain(Role::Activation);
+        let vocab = [("vocab", self.config.vocab_size)];
+        let panels = self.at_head(|weights| {
+            weights.panels(&[("weight", self.config.vocab_size)], &embed(self.config))
+        });
+        match panels {
+            Some(panels) => {
+                let states = states.convert(DType::F32);
+                panel_product(states, panels, &embed(self.config), &vocab)
+            }
+            None => states.dot_as(self.head(), &["embed"], DType::F32),
+        }
     }
 
     /// The matrix that turns states into logits, `[vocab, embed]`.
     #[track_caller]
     pub fn head(&self) -> Tensor<'g> {
+        self.at_head(|weights| weights.get("weight", &self.vocab_by_embed()))
+    }
+
+    fn at_head<T>(&self, body: impl FnOnce(&Parameters<'g>) -> T) -> T {
         let path: &[&str] = match self.config.tie_word_embeddings {
             true => &["model", "embed_tokens"],
             false => &["lm_head"],
         };
         let weights = path.iter().fold(self.weights.clone(), |weights, name| weights.at(name));
-        let graph = weights.graph();
-        graph.scope(&path.join("."), || weights.get("weight", &self.vocab_by_embed()))
+        weights.graph().scope(&path.join("."), || body(&weights))
     }
 
     fn vocab_by_embed(&self) -> [Vec<(Axis, usize)>; 2] {
@@ -167,6 +201,7 @@ impl<'a, 'g> Decoder<'a, 'g> {
                 key: cache.tensors[2 * index],
                 value: cache.tensors[2 * index + 1],
                 layer: None,
+                table: cache.table,
             });
             let window = self.config.sliding_windows[index];
             let mut step = Step { rotary, positions, segments, cache: own, window };
@@ -175,7 +210,7 @@ impl<'a, 'g> Decoder<'a, 'g> {
             });
             updated.extend(step.cache.into_iter().flat_map(|cache| [cache.key, cache.value]));
         }
-        (x, cache.map(|_| KvCache { tensors: updated }))
+        (x, cache.map(|cache| KvCache { tensors: updated, table: cache.table }))
     }
 
     /// One layer; in training, what is kept of it for the way back is bounded.
@@ -216,6 +251,7 @@ impl<'a, 'g> Decoder<'a, 'g> {
         let mut carry = vec![x];
         carry.extend(cache.iter().flat_map(|cache| cache.tensors.iter().copied()));
         let window = self.config.sliding_windows.first().copied().flatten();
+        let table = cache.as_ref().and_then(|cache| cache.table);
         let (last, _) = graph.scan("layers", count, &carry, &stacks, 0, |index, carry, slices| {
             let names = specs.iter().map(|(spec, _)| spec.name.clone());
             // In training a slice stays laid out as its stack is: so is then its gradient.
@@ -226,7 +262,7 @@ impl<'a, 'g> Decoder<'a, 'g> {
             let given: BTreeMap<String, Tensor<'g>> = names.zip(slices).collect();
             let weights = weights.given(&path, index, given);
             let own = match carry {
-                &[_, key, value] => Some(LayerCache { key, value, layer: Some(index) }),
+                &[_, key, value] => Some(LayerCache { key, value, layer: Some(index), table }),
                 _ => None,
             };
             let mut step = Step { rotary, positions, segments, cache: own, window };
@@ -237,7 +273,7 @@ impl<'a, 'g> Decoder<'a, 'g> {
             (next, Vec::new())
         });
         let (x, tensors) = (last[0], last[1..].to_vec());
-        (x, cache.map(|_| KvCache { tensors }))
+        (x, cache.map(|cache| KvCache { tensors, table: cache.table }))
     }
 
     /// What one layer asks for, found by tracing it once on the side.

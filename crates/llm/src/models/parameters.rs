@@ -4,7 +4,9 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
+use graph::ops::{PanelType, Panels};
 use graph::{Axis, DType, Graph, Role, Shape, Tensor};
 
 use super::lora::{Adapters, Lora};
@@ -12,8 +14,20 @@ use super::lora::{Adapters, Lora};
 /// Stands in a path for the number of a layer when all layers are stacked into one tensor.
 pub const EVERY_LAYER: &str = "*";
 
-/// What follows a matrix's name in that of its rows' scales.
+/// What follows a matrix's name in that of its scales and offsets.
 const SCALES: &str = ".scales";
+const OFFSETS: &str = ".offsets";
+
+/// How the matrices of a checkpoint are held in panels, by their names.
+pub type PanelPlan = BTreeMap<String, PanelType>;
+
+/// One of the tensors of a matrix in panels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PanelPart {
+    Values,
+    Scales,
+    Offsets,
+}
 
 /// One weight of a traced program, in the order of the program's arguments.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +41,8 @@ pub struct ParameterSpec {
     /// The checkpoint's tensors, and their shapes, that lie one after the other in this argument;
     /// none for an ordinary weight.
     pub joined: Vec<(String, Vec<usize>)>,
+    /// Which part this is of a matrix in panels, made of what is joined.
+    pub panels: Option<(PanelType, PanelPart)>,
 }
 
 impl ParameterSpec {
@@ -37,7 +53,8 @@ impl ParameterSpec {
 
     /// The name of the matrix whose rows' scales these are; none for a weight itself.
     pub fn scales_of(&self) -> Option<&str> {
-        self.name.strip_suffix(SCALES).filter(|matrix| matrix.ends_with(".weight"))
+        let is_matrix = |name: &&str| name.ends_with(".weight") && self.panels.is_none();
+        self.name.strip_suffix(SCALES).filter(is_matrix)
     }
 }
 
@@ -55,6 +72,8 @@ struct Store<'g> {
     /// What weights are held in.
     stored: DType,
     adapters: Option<Adapters<'g>>,
+    /// Which matrices are held in panels.
+    panels: Option<Arc<PanelPlan>>,
     /// Whether weights that meet the same input are held as one.
     joins: bool,
     /// Whether what several products need is made once, and not again within each.
@@ -73,6 +92,7 @@ impl<'g> Parameters<'g> {
             dtype,
             stored: dtype,
             adapters: None,
+            panels: None,
             joins: false,
             settles: false,
             given: None,
@@ -104,6 +124,16 @@ impl<'g> Parameters<'g> {
         if let Some(adapters) = &mut self.store.borrow_mut().adapters {
             adapters.first_row = Some(first_row);
         }
+    }
+
+    /// Holds the matrices that the plan names in panels.
+    pub fn in_panels(self, plan: Option<Arc<PanelPlan>>) -> Parameters<'g> {
+        self.store.borrow_mut().panels = plan;
+        self
+    }
+
+    pub(super) fn has_panels(&self) -> bool {
+        self.store.borrow().panels.is_some()
     }
 
     /// Lets weights that meet the same input be held as one matrix: one product instead of three
@@ -146,7 +176,17 @@ impl<'g> Parameters<'g> {
         let adapters = adapters.map(|adapters| Adapters { layer: Some(layer), ..adapters });
         let (known, specs) = (BTreeMap::new(), Vec::new());
         let given = Some(weights);
-        let store = Store { dtype, stored, adapters, joins: false, settles, given, known, specs };
+        let store = Store {
+            dtype,
+            stored,
+            adapters,
+            panels: None,
+            joins: false,
+            settles,
+            given,
+            known,
+            specs,
+        };
         let store = Rc::new(RefCell::new(store));
         Parameters { graph: self.graph, path: path.to_string(), store }
     }
@@ -235,6 +275,10 @@ impl<'g> Parameters<'g> {
         inputs: &[(Axis, usize)],
         outputs: &[(Axis, usize)],
     ) -> Tensor<'g> {
+        let rows = outputs.iter().map(|&(_, size)| size).product();
+        if let Some(panels) = self.panels(&[(name, rows)], inputs) {
+            return panel_product(x, panels, inputs, outputs);
+        }
         let contract: Vec<Axis> = inputs.iter().map(|&(axis, _)| axis).collect();
         if self.store.borrow().stored != DType::S8 {
             return x.dot(self.get(name, &[outputs, inputs]), &contract);
@@ -255,7 +299,13 @@ impl<'g> Parameters<'g> {
         let name = self.full(name);
         let size = |axes: &[(Axis, usize)]| axes.iter().map(|&(_, size)| size).product();
         let checkpoint_shape = layout.iter().map(|axes| size(axes.as_ref())).collect();
-        let spec = ParameterSpec { name, checkpoint_shape, layers: None, joined: Vec::new() };
+        let spec = ParameterSpec {
+            name,
+            checkpoint_shape,
+            layers: None,
+            joined: Vec::new(),
+            panels: None,
+        };
         let axes: Vec<(Axis, usize)> =
             layout.iter().flat_map(|axes| axes.as_ref()).copied().collect();
         self.declare(spec, Shape::new(dtype, &axes))
@@ -271,10 +321,48 @@ impl<'g> Parameters<'g> {
         let joined: Vec<(String, Vec<usize>)> = parts.iter().map(part).collect();
         let name = joined.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join("+");
         let checkpoint_shape = vec![rows, columns];
-        let spec = ParameterSpec { name, checkpoint_shape, layers: None, joined };
+        let spec = ParameterSpec { name, checkpoint_shape, layers: None, joined, panels: None };
         let axes = [&[("rows", rows)], inputs].concat();
         let dtype = self.store.borrow().stored;
         self.declare(spec, Shape::new(dtype, &axes)).convert(self.dtype())
+    }
+
+    /// The rows of matrices, one behind the other, as one matrix in panels, if the plan holds all of
+    /// them in the same way. Each part is its name and its number of rows.
+    #[track_caller]
+    pub(super) fn panels(
+        &self,
+        parts: &[(&str, usize)],
+        inputs: &[(Axis, usize)],
+    ) -> Option<Panels<'g>> {
+        let plan = self.store.borrow().panels.clone()?;
+        let columns: usize = inputs.iter().map(|&(_, size)| size).product();
+        let rows: usize = parts.iter().map(|&(_, rows)| rows).sum();
+        let names: Vec<String> = parts.iter().map(|&(name, _)| self.full(name)).collect();
+        let (first, others) = names.split_first()?;
+        let panel_type = *plan.get(first)?;
+        if others.iter().any(|name| plan.get(name) != Some(&panel_type)) {
+            return None;
+        }
+        let shapes = parts.iter().map(|&(_, rows)| vec![rows, columns]);
+        let joined: Vec<(String, Vec<usize>)> = names.iter().cloned().zip(shapes).collect();
+        let name = names.join("+");
+        let part = |part: PanelPart, suffix: &str, shape: Shape| {
+            let spec = ParameterSpec {
+                name: format!("{name}{suffix}"),
+                checkpoint_shape: vec![rows, columns],
+                layers: None,
+                joined: joined.clone(),
+                panels: Some((panel_type, part)),
+            };
+            self.declare(spec, shape)
+        };
+        let values = part(PanelPart::Values, "", panel_type.values(rows, columns));
+        let scaling = panel_type.scaling(rows, columns).map(|shape| {
+            let scales = part(PanelPart::Scales, SCALES, shape.clone());
+            (scales, part(PanelPart::Offsets, OFFSETS, shape))
+        });
+        Some(Panels { values, scaling, rows })
     }
 
     /// A weight of all layers in one tensor, with the axis `layers` in front.
@@ -312,4 +400,22 @@ impl<'g> Parameters<'g> {
             path => format!("{path}.{name}"),
         }
     }
+}
+
+/// The product of `x` with a matrix in panels over the axes `inputs`; the others stay in their order,
+/// followed by `outputs`.
+#[track_caller]
+pub(super) fn panel_product<'g>(
+    x: Tensor<'g>,
+    panels: Panels<'g>,
+    inputs: &[(Axis, usize)],
+    outputs: &[(Axis, usize)],
+) -> Tensor<'g> {
+    let contract: Vec<Axis> = inputs.iter().map(|&(axis, _)| axis).collect();
+    let mut others = x.shape().axes;
+    others.retain(|(axis, _)| !contract.contains(axis));
+    let names: Vec<Axis> = others.iter().map(|&(axis, _)| axis).collect();
+    let flat = x.convert(DType::F32).merge(&contract, "inputs").merge(&names, "token");
+    let product = panels.product(flat.transpose(&["token", "inputs"]));
+    product.split("token", &others).split("rows", outputs).convert(x.dtype())
 }

@@ -4,7 +4,7 @@
 use graph::{DType, Graph, Role, Shape, Tensor, TraceError, ops, output};
 
 use super::sampler::{self, Sampled, Sampler};
-use super::{ModelProgram, ProgramOptions, Tracing};
+use super::{CacheKind, ModelProgram, ProgramOptions, Tracing};
 use crate::config::ModelConfig;
 use crate::models::{CacheShape, KvCache, Sequence};
 
@@ -27,7 +27,7 @@ pub fn prefill(
     let tokens = Shape::new(DType::S32, &[("batch", cache.batch), ("seq", chunk)]);
     let mut data = vec![("tokens", tokens), ("start", row.clone()), ("count", row)];
     data.extend(sampler::inputs(cache.batch, config.vocab_size));
-    let tracing = Tracing::new(&graph, config, options, &data, cache);
+    let tracing = Tracing::new(&graph, config, options, &data, CacheKind::Rows(cache));
     let (tokens, start, count) = (tracing.data[0], tracing.data[1], tracing.data[2]);
     let offset = ops::iota(&graph, DType::S32, "seq", chunk);
     let number = |value: usize| ops::constant(&graph, DType::S32, value as f64);
@@ -61,7 +61,7 @@ pub fn decode(
     let row = Shape::new(DType::S32, &[("batch", cache.batch)]);
     let mut data = vec![("tokens", row.clone()), ("positions", row)];
     data.extend(sampler::inputs(cache.batch, config.vocab_size));
-    let tracing = Tracing::new(&graph, config, options, &data, cache);
+    let tracing = Tracing::new(&graph, config, options, &data, CacheKind::Rows(cache));
     let (tokens, positions) = (tracing.data[0], tracing.data[1]);
     let number = |value: usize| ops::constant(&graph, DType::S32, value as f64);
     let is_busy = positions.less(number(cache.capacity));
@@ -103,7 +103,7 @@ fn finish<'g>(
         output("log_prob", log_prob),
         output("seen", sampler.seen).role(Role::Activation).donate(seen_before),
     ];
-    let updated = updated.unwrap_or(KvCache { tensors: Vec::new() });
+    let updated = updated.unwrap_or(KvCache { tensors: Vec::new(), table: None });
     tracing.finish(name, results, &updated)
 }
 

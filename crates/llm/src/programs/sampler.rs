@@ -24,14 +24,19 @@ const EXCLUDED: f64 = -1e30;
 /// A temperature up to this means greedy, as in vLLM: dividing by less overflows.
 const COLD: f64 = 1e-5;
 
+/// How a token is drawn, `[batch]` each.
+pub(super) struct Draw<'g> {
+    pub(super) temperature: Tensor<'g>,
+    pub(super) top_k: Tensor<'g>,
+    pub(super) top_p: Tensor<'g>,
+    pub(super) min_p: Tensor<'g>,
+    pub(super) seed: [Tensor<'g>; 2],
+}
+
 /// The sampler's arguments as tensors.
 pub(super) struct Sampler<'g> {
-    temperature: Tensor<'g>,
-    top_k: Tensor<'g>,
-    top_p: Tensor<'g>,
-    min_p: Tensor<'g>,
+    draw: Draw<'g>,
     repetition_penalty: Tensor<'g>,
-    seed: [Tensor<'g>; 2],
     /// `[batch, vocab]` bool: tokens of the prompt and of the answer so far.
     pub(super) seen: Tensor<'g>,
 }
@@ -58,8 +63,8 @@ impl<'g> Sampler<'g> {
         else {
             return None;
         };
-        let seed = [low, high];
-        Some(Sampler { temperature, top_k, top_p, min_p, repetition_penalty, seed, seen })
+        let draw = Draw { temperature, top_k, top_p, min_p, seed: [low, high] };
+        Some(Sampler { draw, repetition_penalty, seen })
     }
 
     /// Draws from `logits` `[batch, vocab]` f32; `position` `[batch]` (s32) is where the token will
@@ -68,11 +73,11 @@ impl<'g> Sampler<'g> {
         let graph = logits.graph();
         let scores = self.penalized(logits);
         let greedy = scores.argmax("vocab");
-        let random = self.temperature.greater(ops::constant(graph, DType::F32, COLD));
+        let random = self.draw.is_random();
         // Most requests of a batch are often greedy: then nothing of the rest is computed.
         let token = graph.conditional(
             random.any(&["batch"]),
-            || vec![random.select(self.draw(scores, position), greedy)],
+            || vec![random.select(self.draw.draw(scores, position), greedy)],
             || vec![greedy],
         )[0];
         let log_prob = logits.log_softmax("vocab").take("vocab", token);
@@ -89,8 +94,16 @@ impl<'g> Sampler<'g> {
         let lowered = positive.select(logits / penalty, logits * penalty);
         self.seen.select(lowered, logits)
     }
+}
 
-    fn draw(&self, scores: Tensor<'g>, position: Tensor<'g>) -> Tensor<'g> {
+impl<'g> Draw<'g> {
+    /// The rows that do not just take the likeliest token.
+    pub(super) fn is_random(&self) -> Tensor<'g> {
+        self.temperature.greater(ops::constant(self.temperature.graph(), DType::F32, COLD))
+    }
+
+    /// A token of each row of `scores` `[batch, vocab]`, as if all rows were random.
+    pub(super) fn draw(&self, scores: Tensor<'g>, position: Tensor<'g>) -> Tensor<'g> {
         let graph = scores.graph();
         let vocab = scores.size("vocab");
         let one = ops::constant(graph, DType::F32, 1.0);

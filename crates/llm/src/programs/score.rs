@@ -2,7 +2,7 @@
 
 use graph::{DType, Graph, Shape, TraceError, ops, output};
 
-use super::{ModelProgram, ProgramOptions, Tracing};
+use super::{CacheKind, ModelProgram, ProgramOptions, Tracing};
 use crate::config::ModelConfig;
 use crate::models::{CacheShape, KvCache, Sequence};
 
@@ -25,7 +25,7 @@ pub fn score(
     let row = Shape::new(DType::S32, &[("batch", cache.batch)]);
     let tokens = Shape::new(DType::S32, &[("batch", cache.batch), ("seq", chunk)]);
     let data = [("tokens", tokens.clone()), ("targets", tokens), ("start", row)];
-    let tracing = Tracing::new(&graph, config, options, &data, cache);
+    let tracing = Tracing::new(&graph, config, options, &data, CacheKind::Rows(cache));
     let (tokens, targets, start) = (tracing.data[0], tracing.data[1], tracing.data[2]);
     let positions = start + ops::iota(&graph, DType::S32, "seq", chunk);
     let sequence = Sequence { tokens, positions, segments: None };
@@ -37,6 +37,6 @@ pub fn score(
         output("top_ids", top_ids),
         output("top_log_probs", top_log_probs),
     ];
-    let updated = updated.unwrap_or(KvCache { tensors: Vec::new() });
+    let updated = updated.unwrap_or(KvCache { tensors: Vec::new(), table: None });
     tracing.finish("score", results, &updated)
 }

@@ -190,6 +190,9 @@ pub enum Refusal {
     UnknownToken { token: u32, vocab_size: usize },
     #[error("there is no adapter `{0}`")]
     UnknownAdapter(String),
+    /// The tokens to go on from are none that the constraint allows.
+    #[error("the answer cannot go on from continue_token_ids: {0}")]
+    Continuation(String),
     /// The parameter's name in the OpenAI interface, its value, and the values that are allowed.
     #[error("{parameter} is {value}; {wanted}")]
     OutOfRange { parameter: &'static str, value: String, wanted: &'static str },
