@@ -8,10 +8,14 @@
 //! This module knows no model, no graph and no device.
 
 mod blocks;
+mod codes;
 mod encoding;
 mod error;
 mod float_type;
 mod gguf_names;
+mod levels;
+mod packing;
+mod panels;
 mod quantize;
 mod read;
 mod safetensors;
@@ -29,6 +33,7 @@ pub use encoding::Encoding;
 pub use error::WeightsError;
 pub use float_type::FloatType;
 pub use gguf_names::hugging_face_name;
+pub use packing::{Packing, PanelPart};
 pub use sharded_index::parse as parse_sharded_index;
 pub use write::{ReadError, ReadRows, TensorShape, WriteError, write_checkpoint, write_file};
 pub(crate) use write::{advice, write_whole};

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Encoding, FloatType};
+use super::{Encoding, FloatType, Packing};
 use crate::gguf::GgufError;
 
 /// Why a checkpoint could not be opened or a tensor not be read.
@@ -104,6 +104,14 @@ pub enum WeightsError {
          load it as bf16 or f32", .path.display()
     )]
     OutOfRange { name: String, path: PathBuf, element: usize, value: f32, float_type: FloatType },
+    #[error("tensor `{name}` in {} cannot be held as {packing}: {reason}", .path.display())]
+    Packing { name: String, path: PathBuf, packing: Packing, reason: String },
+    #[error(
+        "the numbers of tensor `{name}` in {} from element {element} on need a scale or an offset of \
+         {value}, which is beyond the range of {float_type}: hold the tensor in a wider type",
+        .path.display()
+    )]
+    Scale { name: String, path: PathBuf, element: usize, value: f32, float_type: FloatType },
     #[error(
         "a thread that read tensor `{name}` stopped unexpectedly: this is a defect, please report \
          it"

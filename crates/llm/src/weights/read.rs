@@ -8,15 +8,15 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use super::float_type::{all_finite, position_of_non_finite_bits, round_to_16_bits, widen};
-use super::{Checkpoint, FloatType, RowOrder, TensorInfo, WeightsError, blocks};
+use super::{Checkpoint, Encoding, FloatType, RowOrder, TensorInfo, WeightsError, blocks};
 
 /// Numbers decoded at a time: 256 KiB as `f32`, which with its source fits the second-level cache.
-const CHUNK_ELEMENTS: usize = 64 << 10;
+pub(super) const CHUNK_ELEMENTS: usize = 64 << 10;
 /// Below this many numbers a thread costs more to start than it saves.
-const THREAD_ELEMENTS_MIN: usize = 128 << 10;
+pub(super) const THREAD_ELEMENTS_MIN: usize = 128 << 10;
 
 /// The caller's memory, as numbers where its alignment allows.
-enum Destination<'a> {
+pub(super) enum Destination<'a> {
     F32(&'a mut [f32]),
     Bits16(FloatType, &'a mut [u16]),
 }
@@ -34,6 +34,11 @@ impl<'a> Destination<'a> {
             Destination::F32(_) => FloatType::F32,
             Destination::Bits16(float_type, _) => *float_type,
         }
+    }
+
+    /// Whether its bytes are those of a file.
+    fn stored_as(&self, encoding: Encoding) -> bool {
+        encoding == self.float_type().encoding() && cfg!(target_endian = "little")
     }
 
     fn bytes(&mut self) -> &mut [u8] {
@@ -177,10 +182,10 @@ impl Checkpoint {
 }
 
 /// One tensor being read.
-struct Reading<'a> {
-    checkpoint: &'a Checkpoint,
-    name: &'a str,
-    info: &'a TensorInfo,
+pub(super) struct Reading<'a> {
+    pub(super) checkpoint: &'a Checkpoint,
+    pub(super) name: &'a str,
+    pub(super) info: &'a TensorInfo,
 }
 
 impl Reading<'_> {
@@ -194,28 +199,16 @@ impl Reading<'_> {
     ) -> Result<(), WeightsError> {
         let threads = self.checkpoint.threads.get().min(out.len() / THREAD_ELEMENTS_MIN).max(1);
         let part_elements = (out.len() / unit).div_ceil(threads) * unit;
-        if threads == 1 {
-            return work(0, out);
+        let mut parts = Vec::new();
+        let (mut start, mut rest) = (0, out);
+        while rest.len() > 0 {
+            let count = part_elements.min(rest.len());
+            let (part, remaining) = rest.split(count);
+            parts.push((start, part));
+            start += count;
+            rest = remaining;
         }
-        std::thread::scope(|scope| {
-            let (first, mut rest) = out.split(part_elements);
-            let mut start = part_elements;
-            let mut workers = Vec::new();
-            while rest.len() > 0 {
-                let count = part_elements.min(rest.len());
-                let (part, remaining) = rest.split(count);
-                let (from, work) = (start, &work);
-                start += part.len();
-                rest = remaining;
-                workers.push(scope.spawn(move || work(from, part)));
-            }
-            let mut result = work(0, first);
-            for worker in workers {
-                let stopped = || WeightsError::ThreadStopped { name: self.name.to_owned() };
-                result = result.and(worker.join().map_err(|_| stopped()).flatten());
-            }
-            result
-        })
+        on_threads(|| self.name.to_owned(), parts, |(from, part)| work(from, part))
     }
 
     /// Reads numbers `first..` of the tensor, which lie in the file in the order of `out`.
@@ -228,7 +221,7 @@ impl Reading<'_> {
             let count = CHUNK_ELEMENTS.min(out.len() - done);
             let mut part = out.part(done..done + count);
             let start = first + done;
-            if encoding == part.float_type().encoding() && cfg!(target_endian = "little") {
+            if part.stored_as(encoding) {
                 self.read_at(start, part.bytes())?;
                 self.check_stored(&part, start)?;
             } else {
@@ -249,28 +242,38 @@ impl Reading<'_> {
         mut out: Destination<'_>,
     ) -> Result<(), WeightsError> {
         let row_elements = self.info.row_elements();
-        let encoding = self.info.encoding;
-        let row_bytes = row_elements / encoding.block_elements() * encoding.block_bytes();
-        let mut raw = Vec::new();
-        let mut decoded = Vec::new();
-        let mut row = first_row;
         let end_row = first_row + out.len() / row_elements;
-        while row < end_row {
+        let (mut raw, mut decoded) = (Vec::new(), Vec::new());
+        let mut start = first_row;
+        while start < end_row {
             // One head at a time: its rows come from anywhere within it.
-            let head_start = row / head_dim * head_dim;
-            raw.resize(head_dim * row_bytes, 0);
-            self.read_at(head_start * row_elements, &mut raw)?;
-            let head_end = end_row.min(head_start + head_dim);
-            for row in row..head_end {
-                let (half, index) =
-                    ((row - head_start) / (head_dim / 2), (row - head_start) % (head_dim / 2));
-                let file_row = 2 * index + half;
+            let end = end_row.min((start + 1).next_multiple_of(head_dim));
+            self.raw_rows(start..end, &mut raw, |row, bytes| {
                 let from = (row - first_row) * row_elements;
                 let part = out.part(from..from + row_elements);
-                let bytes = &raw[file_row * row_bytes..(file_row + 1) * row_bytes];
-                self.convert(bytes, &mut decoded, part, row * row_elements)?;
-            }
-            row = head_end;
+                self.convert(bytes, &mut decoded, part, row * row_elements)
+            })?;
+            start = end;
+        }
+        Ok(())
+    }
+
+    /// Reads `rows`, each a whole number of blocks, into `raw` as they are stored; `each` gets a row's
+    /// number and its bytes, one row after the other.
+    pub(super) fn raw_rows(
+        &self,
+        rows: Range<usize>,
+        raw: &mut Vec<u8>,
+        mut each: impl FnMut(usize, &[u8]) -> Result<(), WeightsError>,
+    ) -> Result<(), WeightsError> {
+        let (encoding, row_elements) = (self.info.encoding, self.info.row_elements());
+        let row_bytes = row_elements / encoding.block_elements() * encoding.block_bytes();
+        let stored = self.info.row_order.stored_rows(rows.clone());
+        raw.resize(stored.len() * row_bytes, 0);
+        self.read_at(stored.start * row_elements, raw)?;
+        for row in rows {
+            let start = (self.info.row_order.stored_row(row) - stored.start) * row_bytes;
+            each(row, &raw[start..start + row_bytes])?;
         }
         Ok(())
     }
@@ -291,13 +294,17 @@ impl Reading<'_> {
     }
 
     /// Decodes `raw` and stores it in `out`, whose first number is number `first` of the tensor.
-    fn convert(
+    pub(super) fn convert(
         &self,
         raw: &[u8],
         decoded: &mut Vec<f32>,
-        out: Destination<'_>,
+        mut out: Destination<'_>,
         first: usize,
     ) -> Result<(), WeightsError> {
+        if out.stored_as(self.info.encoding) {
+            out.bytes().copy_from_slice(raw);
+            return self.check_stored(&out, first);
+        }
         match out {
             Destination::F32(values) => {
                 blocks::decode(self.info.encoding, raw, values);
@@ -340,15 +347,83 @@ impl Reading<'_> {
     }
 
     fn check(&self, values: &[f32], first: usize) -> Result<(), WeightsError> {
-        if self.checkpoint.non_finite_allowed || all_finite(values) {
+        self.check_groups(values, 1, first)
+    }
+
+    /// Checks `values` that each stand for `group` numbers, from number `first` of the tensor on.
+    pub(super) fn check_groups(
+        &self,
+        values: &[f32],
+        group: usize,
+        first: usize,
+    ) -> Result<(), WeightsError> {
+        match self.checkpoint.non_finite_allowed {
+            true => Ok(()),
+            false => self.refuse_non_finite(values, group, first),
+        }
+    }
+
+    /// The same, also where NaN is let pass otherwise.
+    pub(super) fn refuse_non_finite(
+        &self,
+        values: &[f32],
+        group: usize,
+        first: usize,
+    ) -> Result<(), WeightsError> {
+        if all_finite(values) {
             return Ok(());
         }
         let index = values.iter().position(|value| !value.is_finite()).unwrap_or_default();
-        Err(self.non_finite(first + index, values[index]))
+        Err(self.non_finite(first + index * group, values[index]))
     }
 
     fn non_finite(&self, element: usize, value: f32) -> WeightsError {
         let path = self.checkpoint.path_of(self.info).to_owned();
         WeightsError::NonFinite { name: self.name.to_owned(), path, element, value }
     }
+}
+
+impl RowOrder {
+    /// The row of the file that holds `row`.
+    fn stored_row(self, row: usize) -> usize {
+        match self {
+            RowOrder::Natural => row,
+            RowOrder::InterleavedHeads { head_dim } => {
+                let in_head = row % head_dim;
+                let (half, index) = (in_head / (head_dim / 2), in_head % (head_dim / 2));
+                row - in_head + 2 * index + half
+            }
+        }
+    }
+
+    /// A range of rows of the file that holds all of `rows`: whole heads.
+    fn stored_rows(self, rows: Range<usize>) -> Range<usize> {
+        match self {
+            RowOrder::Natural => rows,
+            RowOrder::InterleavedHeads { head_dim } => {
+                rows.start / head_dim * head_dim..rows.end.next_multiple_of(head_dim)
+            }
+        }
+    }
+}
+
+/// Does `work` on all parts at once: on the first here, on every other in a thread of its own. `name`
+/// is what is read, for an error.
+pub(super) fn on_threads<P: Send>(
+    name: impl Fn() -> String,
+    parts: Vec<P>,
+    work: impl Fn(P) -> Result<(), WeightsError> + Sync,
+) -> Result<(), WeightsError> {
+    std::thread::scope(|scope| {
+        let mut parts = parts.into_iter();
+        let first = parts.next();
+        let work = &work;
+        let workers: Vec<_> = parts.map(|part| scope.spawn(move || work(part))).collect();
+        let mut result = first.map_or(Ok(()), work);
+        for worker in workers {
+            let stopped = |_| WeightsError::ThreadStopped { name: name() };
+            result = result.and(worker.join().map_err(stopped).flatten());
+        }
+        result
+    })
 }
