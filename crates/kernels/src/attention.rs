@@ -105,7 +105,8 @@ pub fn attention(
     Ok(())
 }
 
-/// That everything the kernels will index is there.
+/// That everything the kernels will index is there: sizes, and each sequence's pages from the first to the last
+/// that any of its queries sees.
 fn check(
     queries: &Queries<'_>,
     pages: &Pages<'_>,
@@ -146,23 +147,23 @@ fn check(
     }
     for (row, positions) in positions.chunks_exact(*seq).enumerate() {
         let table = &pages.table[row * blocks..(row + 1) * blocks];
-        for position in positions.iter().filter_map(|&position| usize::try_from(position).ok()) {
-            let first = scores.first_key(position);
-            if page == 0 || position / page >= blocks {
-                return Err(format!(
-                    "position {position} of sequence {row} lies beyond its {blocks} pages of {page} tokens"
-                ));
-            }
-            // Where positions follow each other, all but the last page were looked at before.
-            let wrong = table[first / page..=position / page]
-                .iter()
-                .find(|&&index| usize::try_from(index).map_or(true, |at| at >= pages.sizes.pages));
-            if let Some(index) = wrong {
-                return Err(format!(
-                    "sequence {row} needs page {index}, and there are {}",
-                    pages.sizes.pages
-                ));
-            }
+        let seen = positions.iter().filter_map(|&position| usize::try_from(position).ok());
+        let Some(last) = seen.clone().max() else { continue };
+        // The first key grows with the position.
+        let first = seen.min().map_or(0, |position| scores.first_key(position));
+        if page == 0 || last / page >= blocks {
+            return Err(format!(
+                "position {last} of sequence {row} lies beyond its {blocks} pages of {page} tokens"
+            ));
+        }
+        let wrong = table[first / page..=last / page]
+            .iter()
+            .find(|&&index| usize::try_from(index).map_or(true, |at| at >= pages.sizes.pages));
+        if let Some(index) = wrong {
+            return Err(format!(
+                "sequence {row} needs page {index}, and there are {}",
+                pages.sizes.pages
+            ));
         }
     }
     Ok(())
