@@ -1,1 +1,18 @@
-//! Native kernels for the CPU, called by compiled programs through XLA's foreign function interface.
+//! Native kernels for the CPU, called by compiled programs through XLA's foreign function interface
+//! ([`register`]): products with packed matrices, and attention over pages of keys and values.
+//!
+//! They are there for what XLA's CPU compiler does slowly. All of them give a row the same bits, whatever other
+//! rows are in the call and however many threads there are.
+
+pub mod attention;
+mod handlers;
+pub mod pages;
+pub mod panels;
+mod pool;
+mod product;
+mod simd;
+
+pub use handlers::register;
+pub use pool::threads;
+pub use product::product;
+pub use simd::Level;

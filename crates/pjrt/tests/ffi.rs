@@ -143,22 +143,65 @@ fn a_handlers_panic_fails_the_run() {
     assert!(error.to_string().contains("panicked"), "{error}");
 }
 
-/// An output in an input's memory would be two Rust references to one place.
+/// `x + y`, into the memory of `x` where the program says so.
+struct AddInPlace;
+
+impl FfiHandler for AddInPlace {
+    fn call(
+        inputs: &[FfiBuffer<'_>],
+        outputs: &mut [FfiBufferMut<'_>],
+        _: &FfiAttributes<'_>,
+    ) -> Result<(), String> {
+        let ([x, y], [output]) = (inputs, outputs) else { return Err("2 and 1".to_owned()) };
+        if !x.is_in_place() || y.is_in_place() || !x.bytes().is_empty() {
+            return Err("x should be in place, and y not".to_owned());
+        }
+        let refused = x.elements::<f32>().unwrap_err();
+        if !refused.contains("in whose place") || x.dimensions() != output.dimensions() {
+            return Err(refused);
+        }
+        for (output, y) in output.elements::<f32>()?.iter_mut().zip(y.elements::<f32>()?) {
+            *output += y;
+        }
+        Ok(())
+    }
+}
+
 #[test]
-fn shared_memory_is_refused() {
+fn an_output_can_be_an_inputs_memory() {
     const TARGET: &str = "fungible_test_in_place";
-    let test = "shared_memory_is_refused";
-    let Some(_plugin) = registered::<ScaleAndAdd>(test, TARGET) else { return };
+    let test = "an_output_can_be_an_inputs_memory";
+    let Some(_plugin) = registered::<AddInPlace>(test, TARGET) else { return };
     let Some(client) = cpu_client(test) else { return };
+    let device = &client.addressable_devices()[0];
+    let buffer = |values: [f32; 4]| {
+        client.buffer_from_slice(device, &f32_bytes(&values), ElementType::F32, &[2, 2]).unwrap()
+    };
     let alias = "output_operand_aliases = [#stablehlo.output_operand_alias<output_tuple_indices = [], operand_index = 0, operand_tuple_indices = []>], call_target_name";
     let in_place = program(TARGET).replace("call_target_name", alias);
+    // Donated, so that nothing needs to be copied first; and borrowed, so that it does.
+    let donates = in_place
+        .replace("%x: tensor<2x2xf32>,", "%x: tensor<2x2xf32> {tf.aliasing_output = 0 : i32},");
+    let executable = client.compile(&donates, &compile_options(1)).unwrap();
+    let (x, y) = (buffer([1., 2., 3., 4.]), buffer([10., 20., 30., 40.]));
+    let run = executable.execute(vec![vec![Argument::Donated(x), Argument::Borrowed(&y)]]).unwrap();
+    run.wait().unwrap();
+    assert_eq!(f32_values(&run.outputs[0][0].to_vec().unwrap()), [11., 22., 33., 44.]);
+
     let executable = client.compile(&in_place, &compile_options(1)).unwrap();
-    let device = &client.addressable_devices()[0];
-    let x =
-        client.buffer_from_slice(device, &f32_bytes(&[1.; 4]), ElementType::F32, &[2, 2]).unwrap();
-    let run = executable.execute(vec![vec![Argument::Borrowed(&x), Argument::Borrowed(&x)]]);
-    let error = run.and_then(|run| run.wait()).unwrap_err();
-    assert!(error.to_string().contains("shares memory"), "{error}");
+    let x = buffer([1., 2., 3., 4.]);
+    for second in [&y, &x] {
+        let arguments = vec![vec![Argument::Borrowed(&x), Argument::Borrowed(second)]];
+        let run = executable.execute(arguments).unwrap();
+        run.wait().unwrap();
+        let output = f32_values(&run.outputs[0][0].to_vec().unwrap());
+        let second = f32_values(&second.to_vec().unwrap());
+        assert_eq!(
+            output,
+            [1., 2., 3., 4.].iter().zip(second).map(|(x, y)| x + y).collect::<Vec<_>>()
+        );
+    }
+    assert_eq!(f32_values(&x.to_vec().unwrap()), [1., 2., 3., 4.]);
 }
 
 #[test]

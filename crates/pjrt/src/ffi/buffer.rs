@@ -1,6 +1,7 @@
 //! The inputs and outputs of one call.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use crate::element_type::ElementType;
 use crate::sys::ffi::CallBuffer;
@@ -47,10 +48,11 @@ elements! {
 pub struct FfiBuffer<'a> {
     element_type: ElementType,
     dimensions: &'a [i64],
-    bytes: &'a [u8],
+    /// `None` where an output has the memory.
+    bytes: Option<&'a [u8]>,
 }
 
-/// An output of a call, to be filled.
+/// An output of a call, to be filled, or changed where it stands in an input's place.
 pub struct FfiBufferMut<'a> {
     element_type: ElementType,
     dimensions: &'a [i64],
@@ -92,9 +94,15 @@ impl<'a> RawBuffer<'a> {
         Ok(RawBuffer { element_type, dimensions, data: raw.data, size_bytes, _frame: PhantomData })
     }
 
-    pub(super) fn overlaps(&self, other: &RawBuffer<'_>) -> bool {
-        let (start, other_start) = (self.data.addr(), other.data.addr());
-        start < other_start + other.size_bytes && other_start < start + self.size_bytes
+    /// The addresses of its memory.
+    pub(super) fn place(&self) -> Range<usize> {
+        let start = self.data.addr();
+        start..start.saturating_add(self.size_bytes)
+    }
+
+    /// What is left of an input whose memory is an output's.
+    pub(super) fn into_marker(self) -> FfiBuffer<'a> {
+        FfiBuffer { element_type: self.element_type, dimensions: self.dimensions, bytes: None }
     }
 
     /// # Safety
@@ -102,7 +110,11 @@ impl<'a> RawBuffer<'a> {
     pub(super) unsafe fn into_input(self) -> FfiBuffer<'a> {
         // SAFETY: passed on from the caller.
         let bytes = unsafe { slice(self.data, self.size_bytes) };
-        FfiBuffer { element_type: self.element_type, dimensions: self.dimensions, bytes }
+        FfiBuffer {
+            element_type: self.element_type,
+            dimensions: self.dimensions,
+            bytes: Some(bytes),
+        }
     }
 
     /// # Safety
@@ -141,20 +153,27 @@ impl<'a> FfiBuffer<'a> {
         self.dimensions
     }
 
-    /// The array's bytes.
+    /// Whether an output stands in this input's place, and has what it holds. Then nothing can be read here.
+    pub fn is_in_place(&self) -> bool {
+        self.bytes.is_none()
+    }
+
+    /// The array's bytes; none if it [is in place](FfiBuffer::is_in_place) of an output.
     pub fn bytes(&self) -> &'a [u8] {
-        self.bytes
+        self.bytes.unwrap_or_default()
     }
 
     /// The array's elements.
     ///
     /// # Errors
-    /// A message when the element type is not `T`'s.
+    /// A message when the element type is not `T`'s, or the array [is in place](FfiBuffer::is_in_place) of an
+    /// output.
     pub fn elements<T: FfiElement>(&self) -> Result<&'a [T], String> {
-        check_elements::<T>(self.element_type, self.bytes)?;
+        let bytes = self.bytes.ok_or("an input in whose place an output stands is read there")?;
+        check_elements::<T>(self.element_type, bytes)?;
         // SAFETY: `T` is as wide as the element type, aligned (both just checked), and every bit
         // pattern is a value of it.
-        Ok(unsafe { slice(self.bytes.as_ptr().cast(), self.bytes.len() / size_of::<T>()) })
+        Ok(unsafe { slice(bytes.as_ptr().cast(), bytes.len() / size_of::<T>()) })
     }
 }
 

@@ -21,7 +21,9 @@ use crate::sys::ffi::{FfiExtension, Handler, RegisterHandler, RegisterHandlerOld
 /// its inputs and attributes it keeps in statics.
 pub trait FfiHandler: 'static {
     /// Computes `outputs` from `inputs`. Runs on the plugin's threads, several calls at once. Outputs
-    /// start with arbitrary contents, and share no memory with inputs.
+    /// start with arbitrary contents, except one that the program lays in an input's memory
+    /// (`output_operand_aliases`): it starts with what that input holds, and the input
+    /// [says so](FfiBuffer::is_in_place) and cannot be read.
     ///
     /// # Errors
     /// A message that fails the run which the call is part of.

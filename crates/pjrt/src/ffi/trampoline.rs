@@ -1,5 +1,6 @@
 //! From the C function that XLA calls to the Rust function that a handler is.
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::buffer::RawBuffer;
@@ -41,24 +42,53 @@ unsafe fn run<H: FfiHandler>(frame: *mut CallFrame) -> Result<(), String> {
     // SAFETY: the frame is live during the call.
     let (inputs, outputs) =
         unsafe { (read_buffers(&frame.inputs)?, read_buffers(&frame.outputs)?) };
-    for (position, output) in outputs.iter().enumerate() {
-        // Rust's references promise that what is written is nobody else's.
-        if inputs.iter().chain(&outputs[..position]).any(|other| output.overlaps(other)) {
-            return Err(format!(
-                "output {position} shares memory with another buffer, which native functions do not allow: leave output_operand_aliases out"
-            ));
-        }
-    }
-    // SAFETY: the buffers' memory is there during the call; it is host memory, since handlers are
-    // registered for the host only; outputs overlap nothing (checked above).
-    let inputs: Vec<FfiBuffer<'_>> =
-        inputs.into_iter().map(|input| unsafe { input.into_input() }).collect();
+    let in_place = inputs_in_place(
+        &inputs.iter().map(RawBuffer::place).collect::<Vec<_>>(),
+        &outputs.iter().map(RawBuffer::place).collect::<Vec<_>>(),
+    )?;
+    let inputs: Vec<FfiBuffer<'_>> = inputs
+        .into_iter()
+        .zip(in_place)
+        .map(|(input, is_in_place)| match is_in_place {
+            true => input.into_marker(),
+            // SAFETY: the buffer's memory is there during the call; it is host memory, since handlers are
+            // registered for the host only; no output shares any of it (just checked).
+            false => unsafe { input.into_input() },
+        })
+        .collect();
     let mut outputs: Vec<FfiBufferMut<'_>> =
-        // SAFETY: as above.
+        // SAFETY: as above; and an input with the same memory has become a marker, which has none.
         outputs.into_iter().map(|output| unsafe { output.into_output() }).collect();
     // SAFETY: the frame is live during the call.
     let attributes = unsafe { FfiAttributes::read(&raw const frame.attributes) };
     H::call(&inputs, &mut outputs, &attributes)
+}
+
+/// Which inputs lie exactly where an output lies. Rust's references promise that what is written is nobody else's,
+/// so nothing else may be shared: an output has the memory of one input, all of it and no more, or of none.
+fn inputs_in_place(inputs: &[Range<usize>], outputs: &[Range<usize>]) -> Result<Vec<bool>, String> {
+    let overlap = |a: &Range<usize>, b: &Range<usize>| {
+        !a.is_empty() && !b.is_empty() && a.start < b.end && b.start < a.end
+    };
+    let mut in_place = vec![false; inputs.len()];
+    for (position, output) in outputs.iter().enumerate() {
+        let refused = |what: &str| {
+            Err(format!(
+                "output {position} shares memory with {what}, which native functions do not allow: an output may have the whole memory of one input, and of nothing else"
+            ))
+        };
+        if outputs[..position].iter().any(|other| overlap(output, other)) {
+            return refused("another output");
+        }
+        let mut sharing = inputs.iter().enumerate().filter(|(_, input)| overlap(output, input));
+        match (sharing.next(), sharing.next()) {
+            (None, _) => {}
+            (Some((input, place)), None) if place == output => in_place[input] = true,
+            (Some((input, _)), None) => return refused(&format!("a part of input {input}")),
+            (Some(_), Some(_)) => return refused("several inputs"),
+        }
+    }
+    Ok(in_place)
 }
 
 /// # Safety
@@ -132,6 +162,32 @@ unsafe fn raise(frame: *mut CallFrame, message: String) -> *mut XlaError {
         match (*api).error_create {
             Some(create) => create(&raw mut arguments),
             None => std::ptr::null_mut(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[test]
+    fn an_output_has_all_of_one_input_or_nothing_of_any() {
+        assert_eq!(inputs_in_place(&[0..8, 8..16], &[16..24]).unwrap(), [false, false]);
+        assert_eq!(inputs_in_place(&[0..8, 8..16], &[8..16, 0..8]).unwrap(), [true, true]);
+        assert_eq!(inputs_in_place(&[4..4, 0..8], &[0..8, 4..4]).unwrap(), [false, true]);
+        for (inputs, outputs, why) in [
+            (vec![0..8], vec![0..4], "a part of input 0"),
+            (vec![16..24, 0..4], vec![0..8], "a part of input 1"),
+            (vec![0..8], vec![4..12], "a part of input 0"),
+            (vec![0..8, 0..8], vec![0..8], "several inputs"),
+            (vec![0..8, 4..12], vec![0..8], "several inputs"),
+            (vec![0..8], vec![0..8, 0..8], "another output"),
+            (vec![], vec![0..8, 7..9], "another output"),
+        ] {
+            let error = inputs_in_place(&inputs, &outputs).unwrap_err();
+            assert!(error.contains(why), "{error}");
         }
     }
 }
