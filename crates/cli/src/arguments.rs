@@ -1,5 +1,7 @@
 //! Every command and flag, declared once: name, help, default, parsing.
 
+pub mod serve;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -521,6 +523,8 @@ pub struct BenchArguments {
 pub enum BenchCommand {
     /// Time prefill and decode of a model on this machine
     Model(BenchModelArguments),
+    /// Load the serving engine with requests, without HTTP
+    Engine(serve::BenchEngineArguments),
 }
 
 #[derive(Args, Debug)]

@@ -4,6 +4,7 @@
 mod arguments;
 mod commands;
 mod console;
+mod engine;
 mod failure;
 mod model;
 mod open;
@@ -16,7 +17,7 @@ use arguments::{Arguments, Command};
 
 fn main() -> ExitCode {
     // A compile worker is this same binary started again; it never returns from here.
-    runtime::worker::main_if_worker(|_| Ok(()));
+    runtime::worker::main_if_worker(engine::register);
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Chat(arguments) => commands::chat::run(&arguments),

@@ -172,6 +172,15 @@ pub fn restart_with(variables: &[Variable]) -> Result<(), Failure> {
     }
 }
 
+/// Shows the weights being loaded and what is odd about them, where programs are counted elsewhere.
+pub fn show_weights(progress: Arc<Progress>) -> Box<llm::engine::OnProgress> {
+    let all = show(progress);
+    Box::new(move |step| match step {
+        Step::Compiling { .. } => {}
+        Step::Weights { .. } | Step::Unused { .. } | Step::Compiled { .. } => all(step),
+    })
+}
+
 /// Shows what takes long while a model gets ready.
 fn show(progress: Arc<Progress>) -> Box<llm::engine::OnProgress> {
     Box::new(move |step| match step {

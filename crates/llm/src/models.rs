@@ -14,7 +14,7 @@ mod rotary;
 pub use cache::{CacheShape, KvCache, PageShape, PageTable};
 pub use decoder::{Decoder, Layers, Sequence, Step};
 pub use lora::Lora;
-pub use parameters::{EVERY_LAYER, PanelPart, PanelPlan, ParameterSpec, Parameters};
+pub use parameters::{EVERY_LAYER, PanelPlan, ParameterSpec, Parameters};
 
 use graph::Tensor;
 

@@ -134,7 +134,7 @@ mod tests {
 
     fn spec(name: &str, shape: &[usize], layers: Option<usize>) -> ParameterSpec {
         let (name, checkpoint_shape) = (name.to_string(), shape.to_vec());
-        ParameterSpec { name, checkpoint_shape, layers, joined: Vec::new() }
+        ParameterSpec { name, checkpoint_shape, layers, joined: Vec::new(), panels: None }
     }
 
     fn filled(spec: &ParameterSpec, shape: &Shape, ranges: &[Range<usize>]) -> Vec<f32> {

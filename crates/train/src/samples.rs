@@ -56,6 +56,8 @@ impl Sampler<'_> {
             rules: rules.clone(),
             kernels: kernels.clone(),
             joins: false,
+            kv_dtype: None,
+            panels: None,
         };
         let weights: HashMap<String, Arc<Array>> = program
             .kept

@@ -41,6 +41,8 @@ impl Held {
     /// Nothing for types that no weight has.
     pub fn of(spec: &ParameterSpec, dtype: DType) -> Option<Held> {
         match dtype {
+            // What panels hold is said beside.
+            DType::U8 if spec.panels.is_some() => Some(Held::Int8),
             _ if spec.scales_of().is_some() => (dtype == DType::F32).then_some(Held::Scales),
             DType::F32 => Some(Held::Float(FloatType::F32)),
             DType::Bf16 => Some(Held::Float(FloatType::Bf16)),
@@ -78,6 +80,10 @@ pub fn read_shard(
     ranges: &[Range<usize>],
     bytes: &mut [u8],
 ) -> Result<(), WeightsError> {
+    if let Some((packing, part)) = spec.panels {
+        let names: Vec<&str> = spec.joined.iter().map(|(name, _)| name.as_str()).collect();
+        return checkpoint.read_panels(&names, packing, part, bytes);
+    }
     if !spec.joined.is_empty() {
         return read_joined(checkpoint, spec, held, bytes);
     }

@@ -150,7 +150,7 @@ mod tests {
 
     fn spec(name: &str, checkpoint_shape: &[usize], layers: Option<usize>) -> ParameterSpec {
         let (name, checkpoint_shape) = (name.to_owned(), checkpoint_shape.to_vec());
-        ParameterSpec { name, checkpoint_shape, layers, joined: Vec::new() }
+        ParameterSpec { name, checkpoint_shape, layers, joined: Vec::new(), panels: None }
     }
 
     /// The number at each place of an array is its place, row-major.

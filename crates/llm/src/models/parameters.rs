@@ -10,6 +10,7 @@ use graph::ops::{PanelType, Panels};
 use graph::{Axis, DType, Graph, Role, Shape, Tensor};
 
 use super::lora::{Adapters, Lora};
+use crate::weights::{FloatType, Packing, PanelPart};
 
 /// Stands in a path for the number of a layer when all layers are stacked into one tensor.
 pub const EVERY_LAYER: &str = "*";
@@ -19,14 +20,19 @@ const SCALES: &str = ".scales";
 const OFFSETS: &str = ".offsets";
 
 /// How the matrices of a checkpoint are held in panels, by their names.
-pub type PanelPlan = BTreeMap<String, PanelType>;
+pub type PanelPlan = BTreeMap<String, Packing>;
 
-/// One of the tensors of a matrix in panels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PanelPart {
-    Values,
-    Scales,
-    Offsets,
+fn panel_type(packing: Packing) -> PanelType {
+    let scales = |float_type: FloatType| match float_type {
+        FloatType::F16 => DType::F16,
+        FloatType::F32 | FloatType::Bf16 => DType::F32,
+    };
+    match packing {
+        Packing::F32 => PanelType::F32,
+        Packing::Bf16 => PanelType::Bf16,
+        Packing::Q8 { group, scales: held } => PanelType::Q8 { group, scales: scales(held) },
+        Packing::Q4 { group, scales: held } => PanelType::Q4 { group, scales: scales(held) },
+    }
 }
 
 /// One weight of a traced program, in the order of the program's arguments.
@@ -42,7 +48,7 @@ pub struct ParameterSpec {
     /// none for an ordinary weight.
     pub joined: Vec<(String, Vec<usize>)>,
     /// Which part this is of a matrix in panels, made of what is joined.
-    pub panels: Option<(PanelType, PanelPart)>,
+    pub panels: Option<(Packing, PanelPart)>,
 }
 
 impl ParameterSpec {
@@ -340,10 +346,11 @@ impl<'g> Parameters<'g> {
         let rows: usize = parts.iter().map(|&(_, rows)| rows).sum();
         let names: Vec<String> = parts.iter().map(|&(name, _)| self.full(name)).collect();
         let (first, others) = names.split_first()?;
-        let panel_type = *plan.get(first)?;
-        if others.iter().any(|name| plan.get(name) != Some(&panel_type)) {
+        let packing = *plan.get(first)?;
+        if others.iter().any(|name| plan.get(name) != Some(&packing)) {
             return None;
         }
+        let panel_type = panel_type(packing);
         let shapes = parts.iter().map(|&(_, rows)| vec![rows, columns]);
         let joined: Vec<(String, Vec<usize>)> = names.iter().cloned().zip(shapes).collect();
         let name = names.join("+");
@@ -353,7 +360,7 @@ impl<'g> Parameters<'g> {
                 checkpoint_shape: vec![rows, columns],
                 layers: None,
                 joined: joined.clone(),
-                panels: Some((panel_type, part)),
+                panels: Some((packing, part)),
             };
             self.declare(spec, shape)
         };

@@ -82,10 +82,10 @@ pub fn step(
     let rows = Rows::new(rows, layout);
     let slot = rows.column(Column::Slot);
     let given = rows.tokens();
-    let from_last = rows.flag(Flag::FromLast).expand("seq").transpose(&["batch", "seq"]);
     let first = ops::iota(&graph, DType::S32, "seq", width)
         .equal(ops::constant(&graph, DType::S32, 0.0))
-        .and(from_last.broadcast_to(&given.shape().axes));
+        .and(rows.flag(Flag::FromLast))
+        .transpose(&["batch", "seq"]);
     let tokens = first.select(last_before.take("slot", slot), given);
     let place = Place::new(&rows, width, shape.pages);
     let cache = KvCache { table: Some(place.table), ..tracing.cache.clone() };

@@ -1,9 +1,10 @@
 //! How the numbers of a matrix in panels are held, and how many bytes that takes. Knows no file.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
-use super::FloatType;
 use super::codes::Grouping;
+use super::{Checkpoint, FloatType, WeightsError};
 
 /// Rows of a panel.
 pub(super) const LANES: usize = 16;
@@ -35,6 +36,56 @@ pub enum PanelPart {
     Values,
     Scales,
     Offsets,
+}
+
+/// How the matrices of a checkpoint are to be held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Quantization {
+    /// As the file holds them: no number is changed.
+    AsStored,
+    /// As f32.
+    None,
+    /// With 8 bits, whatever the file has.
+    Q8,
+    /// With 4 bits, whatever the file has.
+    Q4,
+}
+
+impl Quantization {
+    /// How a matrix that is stored as `stored` is held.
+    fn packing(self, stored: Packing, inputs: usize) -> Packing {
+        let wanted = match self {
+            Quantization::AsStored => stored,
+            Quantization::None => Packing::F32,
+            Quantization::Q8 => Packing::Q8 { group: 32, scales: FloatType::F16 },
+            Quantization::Q4 => Packing::Q4 { group: 32, scales: FloatType::F16 },
+        };
+        match wanted.refusal(inputs) {
+            None => wanted,
+            Some(_) => Packing::F32,
+        }
+    }
+}
+
+impl Checkpoint {
+    /// How each of its matrices is held.
+    ///
+    /// # Errors
+    /// None that its own table does not make.
+    pub fn packings(
+        &self,
+        quantization: Quantization,
+    ) -> Result<BTreeMap<String, Packing>, WeightsError> {
+        let mut packings = BTreeMap::new();
+        for name in self.names() {
+            let info = self.info(name)?;
+            if info.shape.len() == 2 {
+                let packing = quantization.packing(self.packing(name)?, info.row_elements());
+                packings.insert(name.to_owned(), packing);
+            }
+        }
+        Ok(packings)
+    }
 }
 
 impl Packing {

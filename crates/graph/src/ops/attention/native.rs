@@ -26,7 +26,7 @@ pub(super) fn takes(attention: &AttentionOperation, call: &Call) -> bool {
 
 pub(super) fn call(attention: &AttentionOperation, emitter: &mut Emitter<'_>, call: &Call) {
     let config = format!(
-        "scale = {:e} : f32, soft_cap = {:e} : f32, window = {} : i64",
+        "scale = {:.9e} : f32, soft_cap = {:.9e} : f32, window = {} : i64",
         attention.scale as f32,
         attention.soft_cap.unwrap_or(0.0) as f32,
         attention.window.unwrap_or(0)

@@ -62,7 +62,7 @@ impl<'g> Choice<'g> {
             let own = x.shape().axes;
             let axes = [&[own[0], ("seq", width)], &own[1..]].concat();
             let names: Vec<_> = axes.iter().map(|&(axis, _)| axis).collect();
-            let wide = x.expand("seq").transpose(&names).broadcast_to(&axes);
+            let wide = x.broadcast("seq", width).transpose(&names);
             wide.merge(&["batch", "seq"], "batch")
         };
         let column = |column: Column| each(rows.column(column));

@@ -1,0 +1,111 @@
+//! The flags of serving, with vLLM's names where it has one.
+
+use clap::{Args, ValueEnum};
+
+use super::{DeviceArguments, MODEL_HELP, at_least_one};
+
+/// How a model is served, whoever asks.
+#[derive(Args, Clone, Debug)]
+pub struct EngineArguments {
+    #[command(flatten)]
+    pub device: DeviceArguments,
+    /// Sequences that are generated at once
+    #[arg(long, visible_alias = "max-batch", value_name = "COUNT", default_value_t = 32, value_parser = at_least_one)]
+    pub max_num_seqs: usize,
+    /// Tokens that one step computes at most: how finely long prompts are cut
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = at_least_one)]
+    pub max_num_batched_tokens: usize,
+    /// Tokens of a page of the KV cache
+    #[arg(long, value_name = "TOKENS", default_value_t = 32, value_parser = at_least_one)]
+    pub block_size: usize,
+    /// Memory for the KV cache, such as 4G [default: what all sequences can use, at most 4G on a CPU]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub kv_cache_memory: Option<u64>,
+    /// Type of the KV cache; that of the activations if not given
+    #[arg(long, value_enum)]
+    pub kv_cache_dtype: Option<super::Dtype>,
+    /// How matrices are held on a CPU
+    #[arg(long, value_enum, default_value_t = Quantization::Auto)]
+    pub quantization: Quantization,
+    /// Tokens guessed ahead from what was in the text before; the answer stays the same
+    #[arg(long, value_name = "TOKENS", default_value_t = 0)]
+    pub num_speculative_tokens: usize,
+    /// Compute every prompt from its beginning
+    #[arg(long)]
+    pub no_enable_prefix_caching: bool,
+    /// Requests that may wait; more are refused with status 429
+    #[arg(long, value_name = "COUNT", default_value_t = 1024)]
+    pub max_waiting: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Quantization {
+    /// As the file has them: a quantized GGUF stays quantized
+    Auto,
+    /// As f32
+    None,
+    /// With 8 bits
+    Q8,
+    /// With 4 bits
+    Q4,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  fungible bench engine smollm2-135m --concurrency 1,8,32
+  fungible bench engine --null --concurrency 32        # the scheduler alone, with a device that does nothing")]
+pub struct BenchEngineArguments {
+    #[arg(default_value = "smollm2-135m", help = MODEL_HELP)]
+    pub model: String,
+    /// Requests at once; several are measured one after the other
+    #[arg(long, value_delimiter = ',', default_value = "1,8,32", value_parser = at_least_one)]
+    pub concurrency: Vec<usize>,
+    /// Tokens of each prompt
+    #[arg(long, default_value_t = 128, value_parser = at_least_one)]
+    pub input: usize,
+    /// Tokens of each answer
+    #[arg(long, default_value_t = 128, value_parser = at_least_one)]
+    pub output: usize,
+    /// Requests per worker
+    #[arg(long, default_value_t = 2, value_parser = at_least_one)]
+    pub requests: usize,
+    /// Measure the engine alone, with a device that does nothing
+    #[arg(long)]
+    pub null: bool,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub engine: EngineArguments,
+}
+
+/// Bytes, with a suffix if there is one.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 1u64,
+        "k" | "kb" | "kib" => 1 << 10,
+        "m" | "mb" | "mib" => 1 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
+        other => return Err(format!("`{other}` is no unit; use K, M or G")),
+    };
+    let number: f64 = digits.trim().parse().map_err(|_| format!("`{text}` is no size"))?;
+    match number.is_finite() && number > 0.0 {
+        true => Ok((number * unit as f64) as u64),
+        false => Err("it must be above 0".to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size("4G"), Ok(4 << 30));
+        assert_eq!(size("1.5MiB"), Ok(3 << 19));
+        assert_eq!(size("512"), Ok(512));
+        assert!(size("4T").is_err() && size("G").is_err() && size("-1G").is_err());
+    }
+}
