@@ -333,7 +333,7 @@ fn check_within_half_a_step(panels: &Panels, numbers: &[f32]) {
         numbers.iter().zip(panels.weights()).enumerate().find(|(index, (number, weight))| {
             let (scale, offset) = panels.scaling(index / panels.inputs, index % panels.inputs);
             // A scale of `Q6_K` may be negative, and its codes may be kept.
-        let allowed = 0.501 * scale.abs() + offset.abs() * f32::EPSILON + 2e-36;
+            let allowed = 0.501 * scale.abs() + offset.abs() * f32::EPSILON + 2e-36;
             (weight - **number).abs() > allowed
         });
     assert_eq!(wrong, None, "{}", panels.packing);

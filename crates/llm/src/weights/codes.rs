@@ -148,9 +148,11 @@ fn float(block: &[u8], start: usize) -> f32 {
 /// The low halves of all bytes, then the high ones.
 fn nibbles(bytes: &[u8], codes: &mut [u8]) {
     let (low, high) = codes.split_at_mut(bytes.len());
-    for ((byte, low), high) in bytes.iter().zip(low).zip(high) {
-        *low = byte & 0x0f;
-        *high = byte >> 4;
+    for (code, byte) in low.iter_mut().zip(bytes) {
+        *code = byte & 0x0f;
+    }
+    for (code, byte) in high.iter_mut().zip(bytes) {
+        *code = byte >> 4;
     }
 }
 
