@@ -1,6 +1,6 @@
 //! The codes in blocks of quantized numbers as they are, and the scale and offset of each group of
 //! them: a number is `scale * code + offset`. Pure arithmetic: no files, no names, no threads.
-//! ([`super::blocks`] decodes the same blocks in one go, which takes two thirds of the time.)
+//! ([`super::blocks`] decodes the same blocks in one go: `Q4_1` in 0.6 of the time that codes take.)
 //!
 //! Layouts and formulas are those of ggml's `dequantize_row_*`: each block carries an f16 scale `d`
 //! (and an f16 minimum in the `_1` and `_K` kinds), and the `_K` kinds a small integer per group by
