@@ -25,15 +25,14 @@ pub(super) struct Levels {
 impl Levels {
     /// For 8 bits: zero is code 128, as far from both ends, so that zeros stay zeros.
     pub(super) fn symmetric(numbers: &[f32], float_type: FloatType) -> Levels {
-        let greatest = numbers.iter().fold(0.0_f32, |greatest, value| greatest.max(value.abs()));
-        let scale = usable(at_least(greatest / 127.0, float_type), 255.0);
+        let (least, greatest) = extremes(numbers);
+        let scale = usable(at_least(greatest.max(-least) / 127.0, float_type), 255.0);
         Levels { scale, offset: -128.0 * scale, code_max: 255.0 }
     }
 
     /// For 4 bits: from the least number to the greatest, since 16 levels are too few to waste any.
     pub(super) fn between_extremes(numbers: &[f32], float_type: FloatType) -> Levels {
-        let least = numbers.iter().fold(f32::INFINITY, |least, value| least.min(*value));
-        let greatest = numbers.iter().fold(f32::NEG_INFINITY, |most, value| most.max(*value));
+        let (least, greatest) = extremes(numbers);
         let offset = -at_least(-least, float_type);
         let scale = usable(at_least((greatest - offset) / 15.0, float_type), 15.0);
         Levels { scale, offset, code_max: 15.0 }
@@ -43,10 +42,26 @@ impl Levels {
     pub(super) fn codes(self, numbers: &[f32], codes: &mut [u8]) {
         let per_step = if self.scale > 0.0 { self.scale.recip() } else { 0.0 };
         for (code, value) in codes.iter_mut().zip(numbers) {
-            let steps = ((value - self.offset) * per_step).clamp(0.0, self.code_max);
-            *code = (steps + ROUND).to_bits() as u8;
+            // Not below zero, by more than is rounded away: the offset is not above any number.
+            let steps = (value - self.offset) * per_step;
+            *code = (lesser(steps, self.code_max) + ROUND).to_bits() as u8;
         }
     }
+}
+
+fn extremes(numbers: &[f32]) -> (f32, f32) {
+    let least = numbers.iter().copied().fold(f32::INFINITY, lesser);
+    (least, numbers.iter().copied().fold(f32::NEG_INFINITY, greater))
+}
+
+/// One instruction, which `f32::min` and its rule for NaN are not.
+fn lesser(left: f32, right: f32) -> f32 {
+    if left < right { left } else { right }
+}
+
+/// Likewise.
+fn greater(left: f32, right: f32) -> f32 {
+    if left > right { left } else { right }
 }
 
 fn usable(scale: f32, code_max: f32) -> f32 {
@@ -94,26 +109,31 @@ mod tests {
         assert_eq!(at_least(-70_000.0, FloatType::F16), -65_504.0);
     }
 
+    /// The numbers over and over.
+    fn group<const COUNT: usize>(numbers: [f32; COUNT]) -> [f32; 16] {
+        std::array::from_fn(|index| numbers[index % COUNT])
+    }
+
     #[test]
     fn groups_without_a_usable_scale_say_so() {
         for float_type in [FloatType::F32, FloatType::F16] {
-            let zeros = Levels::symmetric(&[0.0, -0.0], float_type);
+            let zeros = Levels::symmetric(&group([0.0, -0.0]), float_type);
             assert_eq!((zeros.scale, zeros.offset), (0.0, 0.0));
-            let same = Levels::between_extremes(&[-1.5; 4], float_type);
+            let same = Levels::between_extremes(&group([-1.5]), float_type);
             assert_eq!((same.scale, same.offset), (0.0, -1.5));
-            assert!(Levels::symmetric(&[f32::MAX], float_type).scale.is_infinite());
+            assert!(Levels::symmetric(&group([1.0, f32::MAX]), float_type).scale.is_infinite());
         }
         // 15 steps from end to end are more than an f32 holds.
-        let widest = Levels::between_extremes(&[f32::MIN, f32::MAX], FloatType::F32);
+        let widest = Levels::between_extremes(&group([f32::MIN, f32::MAX]), FloatType::F32);
         assert!(widest.scale.is_infinite());
-        let tiny = Levels::symmetric(&[f32::MIN_POSITIVE], FloatType::F32);
+        let tiny = Levels::symmetric(&group([f32::MIN_POSITIVE]), FloatType::F32);
         assert_eq!(tiny.scale, 0.0);
         // In f16 the least step is a subnormal one, and reaches the greatest number.
-        let small = [6e-6, -6.1e-6];
+        let small = group([6e-6, -6.1e-6]);
         let levels = Levels::symmetric(&small, FloatType::F16);
         assert_eq!(levels.scale, 2.0_f32.powi(-24));
-        let mut codes = [0; 2];
+        let mut codes = [0; 16];
         levels.codes(&small, &mut codes);
-        assert_eq!(codes, [128 + 101, 128 - 102]);
+        assert_eq!(codes[..2], [128 + 101, 128 - 102]);
     }
 }
