@@ -7,6 +7,7 @@
 
 mod grammar;
 mod matching;
+mod pattern;
 mod schema;
 mod tokens;
 mod tools;
@@ -27,8 +28,6 @@ use matching::Matching;
 
 /// The longest pattern or grammar, and the longest list of choices.
 const TEXT_BYTES_MAX: usize = 64 << 10;
-/// The compiler recurses into brackets.
-const BRACKETS_MAX: usize = 8_192;
 /// Enough for the deepest schema, in builds without optimization too. Only what is used of it is
 /// ever backed by memory.
 const STACK_BYTES: usize = 256 << 20;
@@ -45,6 +44,8 @@ fn limits() -> ParserLimits {
         // 1 to 2 kB each, so 50 MB at most in one answer; real schemas need a few thousand.
         max_lexer_states: 32_768,
         max_grammar_size: 250_000,
+        // Four for each property that may come next.
+        max_items_in_row: 8_000,
         // Tokens and grammars of requests do not belong in error messages.
         verbose_errors: false,
         ..ParserLimits::default()
@@ -95,9 +96,10 @@ impl ModelStructures {
     /// Whether a parser must see special tokens: decode with them kept, for answers that go through
     /// one.
     pub fn needs_special_tokens(&self) -> bool {
-        let tools = self.tools.into_iter().flat_map(|tools| {
-            [Some(tools.opening()), tools.closing()].into_iter().flatten()
-        });
+        let tools = self
+            .tools
+            .into_iter()
+            .flat_map(|tools| [Some(tools.opening()), tools.closing()].into_iter().flatten());
         let thoughts = self.reasoning.into_iter().flat_map(|_| ["<think>", "</think>"]);
         tools.chain(thoughts).any(|tag| grammar::tag(&self.tokenizer, tag).special)
     }
@@ -109,11 +111,19 @@ impl ModelStructures {
             StructureSpec::JsonObject => self.schema(&json!({ "type": "object" })),
             StructureSpec::JsonSchema(schema) => self.schema(schema),
             StructureSpec::Regex(pattern) => {
-                check_text(pattern, "the regular expression")?;
+                check_bytes(pattern.len(), "the regular expression")?;
+                let size = pattern::size(pattern)
+                    .map_err(|reason| structured(format!("the request {reason}")))?;
+                if size > pattern::SIZE_MAX {
+                    let what = "the regular expression repeats too much".to_owned();
+                    return Err(structured(what));
+                }
                 Ok(behind_thought(grammar::regex(pattern)))
             }
             StructureSpec::Grammar(text) => {
-                check_text(text, "the grammar")?;
+                check_bytes(text.len(), "the grammar")?;
+                schema::check_within(text)
+                    .map_err(|reason| structured(format!("a schema in the grammar {reason}")))?;
                 Ok(behind_thought(GrammarWithLexer::from_lark(text.clone())))
             }
             StructureSpec::Choice(choices) => {
@@ -157,7 +167,9 @@ impl ModelStructures {
         std::thread::scope(|scope| {
             let compile = || {
                 let parser = self.factory.create_parser(grammar);
-                parser.map_err(|error| matching::sentence(&error.to_string())).and_then(Matching::begin)
+                parser
+                    .map_err(|error| matching::sentence(&error.to_string()))
+                    .and_then(Matching::begin)
             };
             let thread = std::thread::Builder::new()
                 .name("grammar".to_owned())
@@ -199,14 +211,6 @@ const STRUCTURED: &str = "structured_outputs";
 
 fn structured(what: String) -> StructureError {
     StructureError { what, param: STRUCTURED }
-}
-
-fn check_text(text: &str, what: &str) -> Result<(), StructureError> {
-    check_bytes(text.len(), what)?;
-    if grammar::nesting_at_most(text) > BRACKETS_MAX {
-        return Err(structured(format!("{what} has more than {BRACKETS_MAX} brackets")));
-    }
-    Ok(())
 }
 
 fn check_bytes(bytes: usize, what: &str) -> Result<(), StructureError> {

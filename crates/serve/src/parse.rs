@@ -355,7 +355,10 @@ impl OutputParser for AnswerParser {
         if self.wrote && self.calls == 0 && matches!(self.stage, Stage::Text) {
             self.emit(&blanks);
         }
-        std::mem::take(&mut self.deltas).into_iter().filter(|delta| *delta != Delta::Text(String::new())).collect()
+        std::mem::take(&mut self.deltas)
+            .into_iter()
+            .filter(|delta| *delta != Delta::Text(String::new()))
+            .collect()
     }
 }
 

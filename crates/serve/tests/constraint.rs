@@ -1,7 +1,11 @@
 //! Answers under constraints: whatever is drawn from the tokens that are allowed must come to an
 //! end and keep to the form.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking, in its helpers too"
+)]
 
 #[path = "support/structures.rs"]
 mod structures;
@@ -9,7 +13,7 @@ mod structures;
 use llm::ModelFiles;
 use serde_json::{Value, json};
 use serve::parse::{ReasoningFormat, ToolFormat};
-use serve::structure::{Structures, StructureSpec};
+use serve::structure::{StructureSpec, Structures};
 use structures::{Subject, shared, valid};
 
 fn schemas() -> Vec<Value> {
@@ -248,7 +252,11 @@ fn times() {
         };
         println!(
             "compile {compiled:?}; {} masks: median {:?}, 99% {:?}, most {:?}; advance {:?}: {}",
-            masks.len(), of(&masks, 0.5), of(&masks, 0.99), of(&masks, 1.0), of(&steps, 0.5),
+            masks.len(),
+            of(&masks, 0.5),
+            of(&masks, 0.99),
+            of(&masks, 1.0),
+            of(&steps, 0.5),
             format!("{spec:?}").chars().take(60).collect::<String>(),
         );
     }

@@ -124,11 +124,6 @@ fn escapes(text: &str) -> bool {
 /// One of `choices`.
 pub(super) fn choice(choices: &[String]) -> GrammarWithLexer {
     let choices: Vec<String> = choices.iter().map(|choice| literal(choice)).collect();
-    GrammarWithLexer::from_lark(format!("start: {}", choices.join(" | ")))
-}
-
-/// How often a grammar opens a bracket or negates, in strings and comments too: no less than it can
-/// nest.
-pub(super) fn nesting_at_most(text: &str) -> usize {
-    text.bytes().filter(|byte| matches!(byte, b'(' | b'[' | b'{' | b'~')).count()
+    // One terminal: as rules, every choice would be followed by itself.
+    GrammarWithLexer::from_lark(format!("start: CHOICE\nCHOICE: {}", choices.join(" | ")))
 }

@@ -27,7 +27,8 @@ impl Matching {
 
 impl Constraint for Matching {
     fn allow(&mut self, mask: &mut [u32]) -> Result<(), String> {
-        let allowed = self.matcher.compute_mask_or_eos().map_err(|error| sentence(&error.to_string()))?;
+        let allowed =
+            self.matcher.compute_mask_or_eos().map_err(|error| sentence(&error.to_string()))?;
         let allowed = allowed.as_slice();
         for (index, word) in mask.iter_mut().enumerate() {
             *word &= allowed.get(index).copied().unwrap_or(0);
@@ -47,11 +48,21 @@ impl Constraint for Matching {
     }
 }
 
-/// The first line of an error: the rest is the library's own state.
+/// The longest reason that is passed on: errors quote what they are about.
+const REASON_CHARS_MAX: usize = 300;
+
+/// What a message of the library's means to a client: the first line, since the rest is the
+/// library's own state.
 pub(super) fn sentence(error: &str) -> String {
-    let line = error.lines().find(|line| !line.trim().is_empty()).unwrap_or("no reason is known");
-    match line {
-        "NoExtensionBias" => "no token can continue the answer".to_owned(),
-        other => other.trim().to_owned(),
-    }
+    let line = error.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    let line = match line {
+        "" | "NoExtensionBias" => "no token can continue the answer",
+        // The compiler caught itself; what it says is for its authors.
+        _ if line.starts_with("panic") => "the compiler has no way to express it",
+        line => line,
+    };
+    let line = line
+        .replace("Unimplemented keys:", "these keywords are not supported:")
+        .replace(" without 'referencing' feature", "");
+    line.chars().take(REASON_CHARS_MAX).collect()
 }

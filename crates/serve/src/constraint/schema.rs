@@ -8,25 +8,27 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value, json};
 
+use super::pattern;
+
 /// A schema of this many values takes about a second to compile.
 const VALUES_MAX: usize = 20_000;
 /// As deep as JSON text can be read.
 const DEPTH_MAX: usize = 64;
 /// The compiler recurses from reference to reference.
 const REFERENCES_MAX: usize = 200;
-/// Every item or property that may come costs memory, whether it comes or not.
-const COUNT_MAX: u64 = 2_000;
-/// Characters are cheaper.
-const LENGTH_MAX: u64 = 20_000;
+/// The compiler compares every name with every other.
+const PROPERTIES_MAX: usize = 1_000;
+/// The grammar of the multiples of a number has as many states as the number has steps.
+const STEPS_MAX: f64 = 10_000.0;
+const DECIMALS_MAX: i32 = 9;
 
-/// Either nothing or one space, or a new line with indentation. Without a bound, models that have
+/// One space, or a new line with indentation; or nothing. Without a bound, models that have
 /// lost the thread fill their answers with white space.
 const BLANK: &str = r"\x20|\x0A[\x20\x09]{0,40}";
 
 /// The formats of strings that can be enforced. Others are annotations, as JSON Schema has it.
-const FORMATS: [&str; 10] = [
-    "date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri",
-];
+const FORMATS: [&str; 10] =
+    ["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"];
 
 /// The schema as the compiler takes it. With `lenient`, keywords that cannot be enforced are
 /// ignored.
@@ -52,10 +54,29 @@ pub(super) fn prepare(schema: &Value, lenient: bool) -> Result<Value, String> {
     Ok(schema)
 }
 
+/// Checks the schemas that stand in a grammar behind `%json`.
+///
+/// # Errors
+/// As [`prepare`].
+pub(super) fn check_within(grammar: &str) -> Result<(), String> {
+    grammar.match_indices("%json").try_for_each(|(at, keyword)| {
+        let text = &grammar[at + keyword.len()..];
+        match serde_json::Deserializer::from_str(text).into_iter::<Value>().next() {
+            Some(Ok(schema)) => Check::default().value(&schema, 1),
+            // In a comment or a string, or for the compiler to complain about.
+            _ => Ok(()),
+        }
+    })
+}
+
 #[derive(Default)]
 struct Check<'a> {
     values: usize,
     references: HashSet<&'a str>,
+    patterns: u64,
+    /// What all different `multipleOf` come to when they meet.
+    steps: f64,
+    multiples: Vec<f64>,
 }
 
 impl<'a> Check<'a> {
@@ -78,26 +99,55 @@ impl<'a> Check<'a> {
     }
 
     fn member(&mut self, key: &str, member: &'a Value) -> Result<(), String> {
-        if key == "$ref"
-            && let Value::String(reference) = member
-        {
-            self.references.insert(reference);
-            if self.references.len() > REFERENCES_MAX {
-                return Err(format!("has more than {REFERENCES_MAX} different references"));
+        match (key, member) {
+            ("$ref", Value::String(reference)) => {
+                self.references.insert(reference);
+                if self.references.len() > REFERENCES_MAX {
+                    return Err(format!("has more than {REFERENCES_MAX} different references"));
+                }
             }
+            ("properties", Value::Object(properties)) if properties.len() > PROPERTIES_MAX => {
+                return Err(format!("has an object of more than {PROPERTIES_MAX} properties"));
+            }
+            ("pattern", Value::String(pattern)) => self.pattern(pattern)?,
+            ("patternProperties", Value::Object(patterns)) => {
+                patterns.keys().try_for_each(|pattern| self.pattern(pattern))?;
+            }
+            ("multipleOf", Value::Number(number)) => {
+                self.multiple_of(number.as_f64().unwrap_or(f64::NAN).abs())?;
+            }
+            _ => {}
         }
-        let most = match key {
-            "minItems" | "maxItems" | "minProperties" | "maxProperties" => COUNT_MAX,
-            "minLength" | "maxLength" => LENGTH_MAX,
-            _ => return Ok(()),
-        };
-        match member.as_f64() {
-            Some(count) if count > most as f64 => {
-                Err(format!("has `{key}` {member}, but no more than {most} is supported"))
-            }
-            _ => Ok(()),
+        Ok(())
+    }
+
+    fn pattern(&mut self, pattern: &str) -> Result<(), String> {
+        self.patterns = self.patterns.saturating_add(pattern::size(pattern)?);
+        if self.patterns > pattern::SIZE_MAX {
+            return Err("has patterns that repeat too much".to_owned());
+        }
+        Ok(())
+    }
+
+    fn multiple_of(&mut self, number: f64) -> Result<(), String> {
+        if self.multiples.contains(&number) {
+            return Ok(());
+        }
+        self.multiples.push(number);
+        let scale = (0..=DECIMALS_MAX).map(|digits| 10_f64.powi(digits));
+        let steps = scale.map(|scale| number * scale).find(|steps| is_whole(*steps));
+        self.steps = self.steps.max(1.0) * steps.unwrap_or(f64::INFINITY);
+        match self.steps <= STEPS_MAX {
+            true => Ok(()),
+            false => Err(format!(
+                "has `multipleOf` {number}, too fine or too large a step for a grammar"
+            )),
         }
     }
+}
+
+fn is_whole(number: f64) -> bool {
+    (number - number.round()).abs() <= 1e-9 * number.abs()
 }
 
 /// Takes out formats of strings that nobody here knows.
@@ -139,10 +189,35 @@ mod tests {
             (0..300).map(|index| json!({ "$ref": format!("#/$defs/{index}") })).collect();
         let references = json!({ "anyOf": references });
         assert_eq!(refused(&references), "has more than 200 different references");
-        let long = json!({ "type": "array", "minItems": 1e12 });
-        assert!(refused(&long).contains("`minItems`"), "{}", refused(&long));
+        let wide: Map<String, Value> =
+            (0..1_001).map(|index| (index.to_string(), json!({}))).collect();
+        assert_eq!(
+            refused(&json!({ "properties": wide })),
+            "has an object of more than 1000 properties"
+        );
+        let repeats = json!({ "pattern": "((a{100}){100}){100}" });
+        assert_eq!(refused(&repeats), "has patterns that repeat too much");
         assert_eq!(refused(&json!(false)), "allows nothing");
         assert_eq!(refused(&json!("object")), "is neither an object nor a boolean");
+    }
+
+    #[test]
+    fn steps_are_counted_together() {
+        let of = |steps: &[f64]| {
+            let steps: Vec<Value> =
+                steps.iter().map(|step| json!({ "multipleOf": step })).collect();
+            prepare(&json!({ "anyOf": steps }), false).map(|_| ())
+        };
+        assert_eq!(of(&[0.01, 5.0, 100.0, 5.0, -5.0]), Ok(()));
+        for refused in [
+            [999_983.0, 1.0],
+            [1e-7, 1.234_567],
+            [0.333_333_333_333, 1.0],
+            [1e300, 1.0],
+            [101.0, 103.0],
+        ] {
+            assert!(of(&refused).is_err(), "{refused:?}");
+        }
     }
 
     #[test]

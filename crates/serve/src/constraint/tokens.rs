@@ -9,6 +9,9 @@ use llm::Tokenizer;
 /// one of them.
 const SPECIAL: u8 = TokTrie::SPECIAL_TOKEN_MARKER;
 
+/// No token is a quarter as long.
+const FORCED_BYTES_MAX: usize = 512;
+
 struct Vocabulary {
     tokenizer: Arc<Tokenizer>,
     tree: TokTrie,
@@ -74,7 +77,10 @@ impl TokenizerEnv for Vocabulary {
     }
 
     fn tokenize_bytes(&self, bytes: &[u8]) -> Vec<TokenId> {
+        // Of text that has no choice, only the first token is asked for, but the whole text is given,
+        // again at every step.
         let text = std::str::from_utf8(bytes).ok();
+        let text = text.map(|text| &text[..text.floor_char_boundary(FORCED_BYTES_MAX)]);
         text.and_then(|text| self.encode(text)).unwrap_or_else(|| self.tree.greedy_tokenize(bytes))
     }
 

@@ -45,10 +45,7 @@ impl Subject {
         Subject::tiny_with(Some(ToolFormat::Hermes), None)
     }
 
-    pub fn tiny_with(
-        tools: Option<ToolFormat>,
-        reasoning: Option<ReasoningFormat>,
-    ) -> Subject {
+    pub fn tiny_with(tools: Option<ToolFormat>, reasoning: Option<ReasoningFormat>) -> Subject {
         Subject::new(tiny_tokenizer(), tools, reasoning)
     }
 
@@ -133,7 +130,12 @@ pub fn tiny_tokenizer() -> Tokenizer {
 pub fn valid(root: &Value, schema: &Value, value: &Value) -> bool {
     let Value::Object(members) = schema else { return schema != &Value::Bool(false) };
     let all = |schemas: &Value| {
-        schemas.as_array().unwrap().iter().map(|schema| valid(root, schema, value)).collect::<Vec<_>>()
+        schemas
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|schema| valid(root, schema, value))
+            .collect::<Vec<_>>()
     };
     members.iter().all(|(key, wanted)| match key.as_str() {
         "$ref" => {
@@ -151,19 +153,37 @@ pub fn valid(root: &Value, schema: &Value, value: &Value) -> bool {
         "minimum" => value.as_f64().is_none_or(|value| value >= wanted.as_f64().unwrap()),
         "maximum" => value.as_f64().is_none_or(|value| value <= wanted.as_f64().unwrap()),
         "multipleOf" => value.as_f64().is_none_or(|value| value % wanted.as_f64().unwrap() == 0.0),
-        "minLength" => value.as_str().is_none_or(|text| text.chars().count() as u64 >= wanted.as_u64().unwrap()),
-        "maxLength" => value.as_str().is_none_or(|text| text.chars().count() as u64 <= wanted.as_u64().unwrap()),
-        "minItems" => value.as_array().is_none_or(|items| items.len() as u64 >= wanted.as_u64().unwrap()),
-        "maxItems" => value.as_array().is_none_or(|items| items.len() as u64 <= wanted.as_u64().unwrap()),
+        "minLength" => value
+            .as_str()
+            .is_none_or(|text| text.chars().count() as u64 >= wanted.as_u64().unwrap()),
+        "maxLength" => value
+            .as_str()
+            .is_none_or(|text| text.chars().count() as u64 <= wanted.as_u64().unwrap()),
+        "minItems" => {
+            value.as_array().is_none_or(|items| items.len() as u64 >= wanted.as_u64().unwrap())
+        }
+        "maxItems" => {
+            value.as_array().is_none_or(|items| items.len() as u64 <= wanted.as_u64().unwrap())
+        }
         "items" => value.as_array().is_none_or(|items| {
-            let first = members.get("prefixItems").map_or(0, |items| items.as_array().unwrap().len());
+            let first =
+                members.get("prefixItems").map_or(0, |items| items.as_array().unwrap().len());
             items.iter().skip(first).all(|item| valid(root, wanted, item))
         }),
         "prefixItems" => value.as_array().is_none_or(|items| {
-            wanted.as_array().unwrap().iter().zip(items).all(|(schema, item)| valid(root, schema, item))
+            wanted
+                .as_array()
+                .unwrap()
+                .iter()
+                .zip(items)
+                .all(|(schema, item)| valid(root, schema, item))
         }),
         "required" => value.as_object().is_none_or(|object| {
-            wanted.as_array().unwrap().iter().all(|name| object.contains_key(name.as_str().unwrap()))
+            wanted
+                .as_array()
+                .unwrap()
+                .iter()
+                .all(|name| object.contains_key(name.as_str().unwrap()))
         }),
         "properties" => value.as_object().is_none_or(|object| {
             wanted.as_object().unwrap().iter().all(|(name, schema)| {
@@ -173,7 +193,9 @@ pub fn valid(root: &Value, schema: &Value, value: &Value) -> bool {
         "additionalProperties" => value.as_object().is_none_or(|object| {
             object
                 .iter()
-                .filter(|(name, _)| members.get("properties").is_none_or(|known| known.get(name).is_none()))
+                .filter(|(name, _)| {
+                    members.get("properties").is_none_or(|known| known.get(name).is_none())
+                })
                 .all(|(_, value)| valid(root, wanted, value))
         }),
         "$defs" | "title" | "description" => true,
