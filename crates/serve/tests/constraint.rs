@@ -13,7 +13,7 @@ mod structures;
 use llm::ModelFiles;
 use serde_json::{Value, json};
 use serve::parse::{ReasoningFormat, ToolFormat};
-use serve::structure::{StructureSpec, Structures};
+use serve::structure::{StructureSpec, Structures, Tool, ToolChoice};
 use structures::{Subject, shared, valid};
 
 fn schemas() -> Vec<Value> {
@@ -224,15 +224,22 @@ fn times() {
     let mut specs: Vec<StructureSpec> =
         schemas().into_iter().map(StructureSpec::JsonSchema).collect();
     specs.push(StructureSpec::Regex("(.|\n)*".to_owned()));
+    for choice in [ToolChoice::Required, ToolChoice::Auto] {
+        let tool = |index: usize| Tool {
+            name: format!("tool_{index}"),
+            description: None,
+            parameters: Some(schemas().remove(0)),
+            strict: true,
+        };
+        let tools = (0..10).map(tool).collect();
+        specs.push(StructureSpec::Tools { tools, choice, parallel: true });
+    }
     for spec in specs {
         let begun = std::time::Instant::now();
         drop(subject.structures.constraint(&spec).unwrap());
         let compiled = begun.elapsed();
         let (mut masks, mut steps) = (Vec::new(), Vec::new());
         for seed in 0..8 {
-            if spec == StructureSpec::Regex("(.|\n)*".to_owned()) && seed > 0 {
-                break;
-            }
             let (tokens, _) = subject.answer(&spec, seed * 3 + 1);
             let mut constraint = subject.constraint(&spec);
             let mut mask = vec![u32::MAX; subject.vocab_size.div_ceil(32)];

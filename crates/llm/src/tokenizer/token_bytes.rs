@@ -86,9 +86,11 @@ mod tests {
 
     #[test]
     fn the_alphabet_spells_every_byte_once() {
-        let spelled: Vec<u8> =
-            ('\0'..='\u{143}').filter_map(byte_of).collect::<std::collections::BTreeSet<_>>()
-                .into_iter().collect();
+        let spelled: Vec<u8> = ('\0'..='\u{143}')
+            .filter_map(byte_of)
+            .collect::<std::collections::BTreeSet<_>>()
+            .into_iter()
+            .collect();
         assert_eq!(spelled, (0..=255).collect::<Vec<u8>>());
         assert_eq!(('\0'..='\u{200}').filter_map(byte_of).count(), 256);
         assert_eq!(byte_of('Ġ'), Some(b' '));

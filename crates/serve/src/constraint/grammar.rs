@@ -78,7 +78,7 @@ pub(super) fn start(
     let begin = tag(tokenizer, "<think>");
     rules.add("BLANK", "/[ \\n]{0,4}/");
     match reasoning {
-        ReasoningFormat::Opened => rules.add("start", &format!("thought BLANK answer")),
+        ReasoningFormat::Opened => rules.add("start", "thought BLANK answer"),
         ReasoningFormat::Tagged => {
             rules.add("start", &format!("answer | {} thought BLANK answer", begin.rule));
         }

@@ -83,13 +83,24 @@ impl Subject {
 
     /// A random answer, drawn towards its end after a while.
     pub fn answer(&self, spec: &StructureSpec, seed: u64) -> (Vec<u32>, String) {
+        self.answer_behind(spec, "", seed)
+    }
+
+    /// The same, with its beginning given.
+    pub fn answer_behind(
+        &self,
+        spec: &StructureSpec,
+        beginning: &str,
+        seed: u64,
+    ) -> (Vec<u32>, String) {
         let closers: Vec<u32> = ["\"", "}", "]", "</tool_call>"]
             .iter()
             .filter_map(|text| self.tokenizer.token_to_id(text))
             .collect();
         let mut constraint = self.constraint(spec);
         let mut random = seed;
-        let mut tokens = Vec::new();
+        let mut tokens = self.tokenizer.encode(beginning, false).unwrap();
+        tokens.iter().for_each(|token| constraint.advance(*token).unwrap());
         while !constraint.is_complete() {
             assert!(tokens.len() < 5_000, "no end: {}", self.text(&tokens));
             let allowed = self
