@@ -74,6 +74,15 @@ fn any_answer_of_smollm2_is_valid() {
     let tokenizer = ModelFiles::open(&path).unwrap().tokenizer().unwrap().unwrap();
     walk(&Subject::new(tokenizer, None, None), 4);
 }
+
+#[test]
+fn any_answer_of_a_sentence_piece_vocabulary_is_valid() {
+    let subject = Subject::new(structures::sentence_piece(), None, None);
+    walk(&subject, 6);
+    let spec = StructureSpec::JsonSchema(json!({ "const": { "name": "é" } }));
+    assert!(subject.answer(&spec, 1).1.contains('é'));
+}
+
 #[test]
 fn what_fits_is_accepted_and_what_does_not_is_not() {
     let subject = Subject::tiny();

@@ -163,7 +163,17 @@ fn large_and_ambiguous_structures_stay_within_bounds() {
     for _ in 0..60 {
         deep = json!({ "items": deep });
     }
-    let numbers: Vec<String> = (0..15_000).map(|index| format!("number {index}")).collect();
+    // As deep as the limits let the compiler recurse: from reference to reference, each far inside.
+    let mut deepest = Map::new();
+    for index in 0..199 {
+        let mut link = json!({ "$ref": format!("#/$defs/{}", index + 1) });
+        for _ in 0..24 {
+            link = json!({ "properties": { "x": link } });
+        }
+        deepest.insert(index.to_string(), link);
+    }
+    deepest.insert("199".to_owned(), json!({}));
+    let numbers: Vec<String> = (0..9_000).map(|index| format!("number {index}")).collect();
     let mut rules = String::from("start: r0\n");
     for index in 0..3_000 {
         rules.push_str(&format!("r{index}: r{}\n", index + 1));
@@ -173,6 +183,7 @@ fn large_and_ambiguous_structures_stay_within_bounds() {
     for spec in [
         StructureSpec::JsonSchema(json!({ "$ref": "#/$defs/0", "$defs": chain })),
         StructureSpec::JsonSchema(json!({ "$ref": "#/$defs/0", "$defs": doubling })),
+        StructureSpec::JsonSchema(json!({ "$ref": "#/$defs/0", "$defs": deepest })),
         StructureSpec::JsonSchema(deep),
         StructureSpec::JsonSchema(json!({ "enum": numbers })),
         StructureSpec::JsonSchema(json!({ "items": { "items": {}, "minItems": 1e9 as u64 },

@@ -115,6 +115,32 @@ fn forced_calls_of_smollm2_come_out_of_the_parser() {
     walk(&Subject::new(tokenizer, Some(ToolFormat::HermesList), None), "", 5);
 }
 
+#[test]
+fn tags_that_are_tokens_are_used_as_such() {
+    for (_, format) in ToolFormat::NAMES {
+        for special in [false, true] {
+            let tokenizer = || structures::tagged_tokenizer(special);
+            let subject = Subject::new(tokenizer(), Some(format), None);
+            assert_eq!(subject.structures.needs_special_tokens(), special);
+            walk(&subject, "", 5);
+            let thinking = Subject::new(tokenizer(), Some(format), Some(ReasoningFormat::Tagged));
+            walk(&thinking, "<think>Hm.</think>\n", 5);
+        }
+    }
+    // Letters that spell a special token are text.
+    let tokenizer = structures::tagged_tokenizer(true);
+    let tag = tokenizer.token_to_id("<tool_call>").unwrap();
+    let subject = Subject::new(tokenizer, Some(ToolFormat::Hermes), None);
+    let mut free = subject.constraint(&spec(ToolChoice::Auto, true));
+    for character in "<tool_call>!".chars() {
+        let token = subject.tokenizer.token_to_id(&character.to_string()).unwrap();
+        free.advance(token).unwrap();
+    }
+    assert!(subject.allowed(free.as_mut()).unwrap().contains(&tag));
+    let mut forced = subject.constraint(&spec(ToolChoice::Required, true));
+    assert_eq!(subject.allowed(forced.as_mut()).unwrap(), [tag]);
+}
+
 /// Texts in each format that a free choice allows, and whether it does.
 #[test]
 fn a_free_choice_holds_calls_only() {

@@ -10,8 +10,10 @@ pub mod shared;
 use std::path::Path;
 use std::sync::Arc;
 
+use llm::gguf::{self, Array, Metadata, Numbers};
+use llm::tokenizer::TokenizerSettings;
 use llm::{ModelFiles, Tokenizer};
-use serde_json::Value;
+use serde_json::{Value, json};
 use serve::constraint::ModelStructures;
 use serve::engine::Constraint;
 use serve::parse::{ReasoningFormat, ToolFormat};
@@ -135,6 +137,48 @@ impl Subject {
 pub fn tiny_tokenizer() -> Tokenizer {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/models/smollm2");
     ModelFiles::open(&folder).unwrap().tokenizer().unwrap().unwrap()
+}
+
+/// The tiny vocabulary with tags as tokens, which text cannot spell if they are `special`.
+pub fn tagged_tokenizer(special: bool) -> Tokenizer {
+    let mut json: Value = serde_json::from_str(&tiny_tokenizer().to_json().unwrap()).unwrap();
+    let added = json["added_tokens"].as_array_mut().unwrap();
+    let tags =
+        ["<tool_call>", "</tool_call>", "<|python_tag|>", "[TOOL_CALLS]", "<think>", "</think>"];
+    for (index, tag) in tags.iter().enumerate() {
+        added.push(json!({ "id": 384 + index, "content": tag, "special": special,
+            "single_word": false, "lstrip": false, "rstrip": false, "normalized": false }));
+    }
+    let settings = TokenizerSettings {
+        special_tokens: tiny_tokenizer().special_tokens().clone(),
+        ..TokenizerSettings::default()
+    };
+    Tokenizer::from_json(&json.to_string(), &settings).unwrap()
+}
+
+/// A SentencePiece vocabulary: bytes, ASCII and a few words, one of them with a space in front.
+pub fn sentence_piece() -> Tokenizer {
+    let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(str::to_owned).to_vec();
+    let mut types = vec![2_i32, 3, 3];
+    for byte in 0..=255 {
+        tokens.push(format!("<0x{byte:02X}>"));
+        types.push(6);
+    }
+    let letters = (' '..='~').map(|character| character.to_string().replace(' ', "▁"));
+    let words = ["▁{", "\":", "▁\"", "na", "name", "▁name", "true", "é", "▁▁"];
+    let pieces: Vec<String> = letters.chain(words.map(str::to_owned)).collect();
+    types.extend(vec![1; pieces.len()]);
+    tokens.extend(pieces);
+    let scores: Vec<f32> = (0..tokens.len()).map(|index| -(index as f32)).collect();
+    let mut metadata = Metadata::default();
+    metadata.insert("tokenizer.ggml.model", gguf::Value::String("llama".to_owned()));
+    metadata.insert("tokenizer.ggml.tokens", gguf::Value::Array(Array::Strings(tokens)));
+    let numbers = |numbers| gguf::Value::Array(Array::Numbers(numbers));
+    metadata.insert("tokenizer.ggml.scores", numbers(Numbers::from(scores.as_slice())));
+    metadata.insert("tokenizer.ggml.token_type", numbers(Numbers::from(types.as_slice())));
+    metadata.insert("tokenizer.ggml.bos_token_id", gguf::Value::Unsigned(1));
+    metadata.insert("tokenizer.ggml.eos_token_id", gguf::Value::Unsigned(2));
+    Tokenizer::from_gguf(&metadata).unwrap()
 }
 
 /// Whether `value` is an instance of `schema`, with what the tests use of JSON Schema.
