@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use llm::gguf::{Array, Metadata, Numbers, Value};
 use llm::tokenizer::{TokenizerError, TokenizerSettings};
-use llm::{Checkpoint, IncrementalDecoder, Tokenizer};
+use llm::{Checkpoint, IncrementalDecoder, ModelFiles, Tokenizer};
 use serde::Deserialize;
 
 #[derive(Deserialize)]

@@ -43,6 +43,16 @@ fn schemas() -> Vec<Value> {
         ] }),
         json!({ "anyOf": [{ "type": "string", "minLength": 3, "maxLength": 3 },
             { "type": "array", "items": { "type": "boolean" }, "maxItems": 3 }] }),
+        // As libraries write schemas from classes, under an older draft.
+        json!({ "$schema": "http://json-schema.org/draft-07/schema#", "title": "Order",
+            "definitions": { "Item": { "title": "Item", "type": "object", "properties": {
+                "sku": { "title": "Sku", "type": "string", "pattern": "^[A-Z]{2}-[0-9]{3}$" },
+                "price": { "type": "number", "minimum": 0, "maximum": 99, "multipleOf": 0.5 },
+                "secret": { "type": "string", "format": "password", "maxLength": 3 },
+            }, "required": ["sku", "price"], "additionalProperties": false } },
+            "type": "object", "additionalProperties": false, "required": ["items"],
+            "properties": { "items": { "type": "array", "maxItems": 2, "description": "What.",
+                "items": { "$ref": "#/definitions/Item" } } } }),
         json!({ "type": "object" }),
         json!({}),
     ]

