@@ -351,14 +351,11 @@ impl OutputParser for AnswerParser {
         let held = std::mem::take(&mut self.held);
         self.write_all(&held);
         let blanks = std::mem::take(&mut self.blanks);
-        // Blanks in front of what did not come: part of a text, of nothing else.
-        if self.wrote && self.calls == 0 && matches!(self.stage, Stage::Text) {
+        // In front of what did not come: part of a text, of nothing else.
+        if self.calls == 0 && matches!(self.stage, Stage::Text) && !blanks.is_empty() {
             self.emit(&blanks);
         }
         std::mem::take(&mut self.deltas)
-            .into_iter()
-            .filter(|delta| *delta != Delta::Text(String::new()))
-            .collect()
     }
 }
 
