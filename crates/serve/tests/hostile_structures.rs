@@ -135,6 +135,14 @@ fn tools_that_cannot_be_are_refused_with_the_reason() {
         (vec![tool("a", json!({ "type": "string" }))], ToolChoice::Auto, "type `object`", "tools"),
         (vec![tool("a", json!({ "not": {} }))], ToolChoice::Auto, "not supported", "tools"),
         (vec![tool("a", json!(false))], ToolChoice::Auto, "allows nothing", "tools"),
+        (
+            (0..20)
+                .map(|index| tool(&index.to_string(), json!({ "enum": vec![0; 600] })))
+                .collect(),
+            ToolChoice::Auto,
+            "all tools together has more than 10000 values",
+            "tools",
+        ),
         (vec![fine.clone(); 200], ToolChoice::Auto, "200 tools", "tools"),
     ] {
         let error = subject.refusal(&StructureSpec::Tools { tools, choice, parallel: true });

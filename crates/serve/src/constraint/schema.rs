@@ -36,8 +36,7 @@ const FORMATS: [&str; 10] =
 /// # Errors
 /// What is too large, as the end of a sentence that begins with "the schema".
 pub(super) fn prepare(schema: &Value, lenient: bool) -> Result<Value, String> {
-    let mut check = Check::default();
-    check.value(schema, 1)?;
+    check_all([schema])?;
     let mut schema = match schema {
         Value::Bool(true) => Value::Object(Map::new()),
         Value::Bool(false) => return Err("allows nothing".to_owned()),
@@ -54,6 +53,15 @@ pub(super) fn prepare(schema: &Value, lenient: bool) -> Result<Value, String> {
     Ok(schema)
 }
 
+/// Checks schemas that are compiled together, which share the limits.
+///
+/// # Errors
+/// As [`prepare`].
+pub(super) fn check_all<'a>(schemas: impl IntoIterator<Item = &'a Value>) -> Result<(), String> {
+    let mut check = Check::default();
+    schemas.into_iter().try_for_each(|schema| check.value(schema, 1))
+}
+
 /// Checks the schemas that stand in a grammar behind `%json`.
 ///
 /// # Errors
@@ -62,7 +70,7 @@ pub(super) fn check_within(grammar: &str) -> Result<(), String> {
     grammar.match_indices("%json").try_for_each(|(at, keyword)| {
         let text = &grammar[at + keyword.len()..];
         match serde_json::Deserializer::from_str(text).into_iter::<Value>().next() {
-            Some(Ok(schema)) => Check::default().value(&schema, 1),
+            Some(Ok(schema)) => check_all([&schema]),
             // In a comment or a string, or for the compiler to complain about.
             _ => Ok(()),
         }

@@ -161,7 +161,8 @@ fn check(tools: &[Tool]) -> Result<(), StructureError> {
             return Err(refuse(format!("two tools have the name `{}`", tool.name), "tools"));
         }
     }
-    Ok(())
+    schema::check_all(tools.iter().filter_map(|tool| tool.parameters.as_ref()))
+        .map_err(|reason| refuse(format!("the schema of all tools together {reason}"), "tools"))
 }
 
 /// The schema of a tool's arguments: always an object.
