@@ -104,12 +104,52 @@ impl ModelStructures {
         tools.chain(thoughts).any(|tag| grammar::tag(&self.tokenizer, tag).special)
     }
 
-    fn grammar(&self, spec: &StructureSpec) -> Result<TopLevelGrammar, StructureError> {
-        let behind_thought =
-            |grammar| grammar::behind_thought(&self.tokenizer, self.reasoning, grammar);
+    /// How thoughts stand in the answer to `prompt`, for templates that open the tag in some prompts
+    /// and not in others.
+    pub fn reasoning_behind(&self, prompt: &str) -> Option<ReasoningFormat> {
+        self.reasoning.map(|_| ReasoningFormat::of_prompt(prompt))
+    }
+
+    /// As [`Structures::constraint`], for answers with thoughts as `reasoning` says.
+    ///
+    /// # Errors
+    /// What cannot be enforced and why.
+    pub fn constraint_with(
+        &self,
+        spec: &StructureSpec,
+        reasoning: Option<ReasoningFormat>,
+    ) -> Result<Box<dyn Constraint>, StructureError> {
+        let (what, param) = match spec {
+            StructureSpec::JsonObject | StructureSpec::JsonSchema(_) => {
+                ("the JSON schema", "response_format")
+            }
+            StructureSpec::Regex(_) => ("the regular expression", STRUCTURED),
+            StructureSpec::Grammar(_) => ("the grammar", STRUCTURED),
+            StructureSpec::Choice(_) => ("the list of choices", STRUCTURED),
+            StructureSpec::Tools { .. } => ("a tool's schema", "tools"),
+        };
+        match self.compile(self.grammar(spec, reasoning)?) {
+            Ok(matching) => Ok(Box::new(matching)),
+            Err(reason) => {
+                Err(StructureError { what: format!("{what} cannot be enforced: {reason}"), param })
+            }
+        }
+    }
+
+    /// As [`Structures::parser`], for answers with thoughts as `reasoning` says.
+    pub fn parser_with(&self, tools: bool, reasoning: Option<ReasoningFormat>) -> AnswerParser {
+        AnswerParser::new(self.tools.filter(|_| tools), reasoning)
+    }
+
+    fn grammar(
+        &self,
+        spec: &StructureSpec,
+        reasoning: Option<ReasoningFormat>,
+    ) -> Result<TopLevelGrammar, StructureError> {
+        let behind_thought = |grammar| grammar::behind_thought(&self.tokenizer, reasoning, grammar);
         match spec {
-            StructureSpec::JsonObject => self.schema(&json!({ "type": "object" })),
-            StructureSpec::JsonSchema(schema) => self.schema(schema),
+            StructureSpec::JsonObject => Ok(behind_thought(schema(&json!({ "type": "object" }))?)),
+            StructureSpec::JsonSchema(asked) => Ok(behind_thought(schema(asked)?)),
             StructureSpec::Regex(pattern) => {
                 check_bytes(pattern.len(), "the regular expression")?;
                 let size = pattern::size(pattern)
@@ -146,21 +186,12 @@ impl ModelStructures {
                 let calls = tools::Calls {
                     tokenizer: &self.tokenizer,
                     format,
-                    reasoning: self.reasoning,
+                    reasoning,
                     parallel: *parallel,
                 };
                 calls.grammar(tools, choice)
             }
         }
-    }
-
-    fn schema(&self, schema: &serde_json::Value) -> Result<TopLevelGrammar, StructureError> {
-        let prepared = schema::prepare(schema, false).map_err(|reason| StructureError {
-            what: format!("the JSON schema {reason}"),
-            param: "response_format",
-        })?;
-        let grammar = GrammarWithLexer::from_json_schema(prepared);
-        Ok(grammar::behind_thought(&self.tokenizer, self.reasoning, grammar))
     }
 
     fn compile(&self, grammar: TopLevelGrammar) -> Result<Matching, String> {
@@ -183,27 +214,20 @@ impl ModelStructures {
 
 impl Structures for ModelStructures {
     fn constraint(&self, spec: &StructureSpec) -> Result<Box<dyn Constraint>, StructureError> {
-        let (what, param) = match spec {
-            StructureSpec::JsonObject | StructureSpec::JsonSchema(_) => {
-                ("the JSON schema", "response_format")
-            }
-            StructureSpec::Regex(_) => ("the regular expression", STRUCTURED),
-            StructureSpec::Grammar(_) => ("the grammar", STRUCTURED),
-            StructureSpec::Choice(_) => ("the list of choices", STRUCTURED),
-            StructureSpec::Tools { .. } => ("a tool's schema", "tools"),
-        };
-        match self.compile(self.grammar(spec)?) {
-            Ok(matching) => Ok(Box::new(matching)),
-            Err(reason) => {
-                Err(StructureError { what: format!("{what} cannot be enforced: {reason}"), param })
-            }
-        }
+        self.constraint_with(spec, self.reasoning)
     }
 
     fn parser(&self, tools: bool, reasoning: bool) -> Box<dyn OutputParser> {
-        let tools = self.tools.filter(|_| tools);
-        Box::new(AnswerParser::new(tools, self.reasoning.filter(|_| reasoning)))
+        Box::new(self.parser_with(tools, self.reasoning.filter(|_| reasoning)))
     }
+}
+
+fn schema(asked: &serde_json::Value) -> Result<GrammarWithLexer, StructureError> {
+    let prepared = schema::prepare(asked, false).map_err(|reason| StructureError {
+        what: format!("the JSON schema {reason}"),
+        param: "response_format",
+    })?;
+    Ok(GrammarWithLexer::from_json_schema(prepared))
 }
 
 /// The parameter of vLLM's that holds patterns, grammars and choices.

@@ -218,6 +218,14 @@ fn thoughts_are_free_and_the_answer_behind_them_is_not() {
     assert!(tagged.accepts(&spec, "<think>\nLet me {see}…\n</think>\n\nno"));
     assert!(!tagged.accepts(&spec, "<think>\nLet me see\n</think>\n\nmaybe"));
     assert!(!tagged.accepts(&spec, "Let me see</think>no"));
+    // A template that opens the tag in this prompt only.
+    let behind = tagged.structures.reasoning_behind("<|im_start|>assistant\n<think>\n");
+    assert_eq!(behind, Some(ReasoningFormat::Opened));
+    let mut constraint = tagged.structures.constraint_with(&spec, behind).unwrap();
+    for token in tagged.tokenizer.encode("Hm.</think>\nyes", false).unwrap() {
+        constraint.advance(token).unwrap();
+    }
+    assert!(constraint.is_complete());
     let opened = Subject::tiny_with(None, Some(ReasoningFormat::Opened));
     assert!(opened.accepts(&spec, "Let me see</think>\n\nno"));
     assert!(!opened.accepts(&spec, "no"));

@@ -74,11 +74,16 @@ impl ReasoningFormat {
     /// From a chat template's source and from a prompt that it rendered, with the beginning of an
     /// answer. None for models that do not think in tags.
     pub fn of_template(source: &str, prompt: &str) -> Option<ReasoningFormat> {
-        if prompt.trim_end().ends_with("<think>") {
-            return Some(ReasoningFormat::Opened);
+        let thinks = source.contains("<think>") || source.contains("</think>");
+        thinks.then(|| ReasoningFormat::of_prompt(prompt))
+    }
+
+    /// From the prompt alone, for a model that thinks in tags.
+    pub fn of_prompt(prompt: &str) -> ReasoningFormat {
+        match prompt.trim_end().ends_with("<think>") {
+            true => ReasoningFormat::Opened,
+            false => ReasoningFormat::Tagged,
         }
-        (source.contains("<think>") || source.contains("</think>"))
-            .then_some(ReasoningFormat::Tagged)
     }
 }
 
