@@ -11,6 +11,7 @@ mod incremental;
 mod sentence_piece;
 mod settings;
 mod to_json;
+mod token_bytes;
 
 use std::collections::BTreeMap;
 

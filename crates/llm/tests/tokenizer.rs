@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use llm::gguf::{Array, Metadata, Numbers, Value};
 use llm::tokenizer::{TokenizerError, TokenizerSettings};
-use llm::{Checkpoint, IncrementalDecoder, Tokenizer};
+use llm::{Checkpoint, IncrementalDecoder, ModelFiles, Tokenizer};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -126,6 +126,48 @@ fn sentence_piece_ids_are_those_of_sentencepiece() {
         let framed = tokenizer.encode(&text, true).unwrap();
         assert_eq!(framed, [&[1], ids.as_slice()].concat());
     }
+}
+
+/// What every token adds behind a letter, byte for byte, is what decoding shows of it.
+fn check_token_bytes(tokenizer: &Tokenizer) {
+    let before = tokenizer.encode("a", false).unwrap();
+    let context = tokenizer.decode(&before, false).unwrap();
+    let mut compared = 0;
+    for id in 0..u32::try_from(tokenizer.vocab_size()).unwrap() {
+        let bytes = tokenizer.token_bytes(id).unwrap();
+        let whole = tokenizer.decode(&[before.as_slice(), &[id]].concat(), false).unwrap();
+        // A lone byte of a character shows as U+FFFD, of which there may be fewer than bytes.
+        if let (Ok(text), Some(added)) = (String::from_utf8(bytes), whole.strip_prefix(&context)) {
+            assert_eq!(added, text, "{id}");
+            compared += 1;
+        }
+    }
+    assert!(compared * 2 > tokenizer.vocab_size(), "only {compared} compared");
+    assert_eq!(tokenizer.token_bytes(u32::MAX), None);
+}
+
+#[test]
+fn bytes_of_tokens_are_those_that_decoding_shows() {
+    let (tokenizer, _) = sentence_piece();
+    check_token_bytes(&tokenizer);
+    let newline = tokenizer.token_to_id("<0x0A>").unwrap();
+    let byte = tokenizer.token_to_id("<0xFF>").unwrap();
+    assert_eq!(tokenizer.token_bytes(newline).unwrap(), b"\n");
+    assert_eq!(tokenizer.token_bytes(byte).unwrap(), [0xff]);
+    let Some(path) = support::smollm2("bytes_of_tokens_are_those_that_decoding_shows") else {
+        return;
+    };
+    let tokenizer = ModelFiles::open(&path).unwrap().tokenizer().unwrap().unwrap();
+    check_token_bytes(&tokenizer);
+    // Cut inside a character, the tokens of a text still add up to its bytes.
+    let text = "naïve 日本語 😀\n";
+    let bytes: Vec<u8> = tokenizer
+        .encode(text, false)
+        .unwrap()
+        .into_iter()
+        .flat_map(|id| tokenizer.token_bytes(id).unwrap())
+        .collect();
+    assert_eq!(bytes, text.as_bytes());
 }
 
 fn streamed(tokenizer: &Tokenizer, prompt: &[u32], ids: &[u32]) -> (String, String) {

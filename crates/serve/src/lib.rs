@@ -1,3 +1,6 @@
 //! Serving a model: the engine (token ids only), and around it the HTTP interface and the chat page.
 
+pub mod constraint;
 pub mod engine;
+pub mod parse;
+pub mod structure;
