@@ -1,5 +1,7 @@
 //! `fungible bench model`: seconds per decode step and per prefill.
 
+mod serve;
+
 use serde_json::json;
 
 use crate::arguments::{BenchArguments, BenchCommand, BenchModelArguments};
@@ -14,6 +16,7 @@ const WARM_UP_STEPS: usize = 4;
 pub fn run(arguments: &BenchArguments) -> Outcome {
     match &arguments.command {
         BenchCommand::Model(arguments) => model(arguments),
+        BenchCommand::Serve(arguments) => serve::run(arguments),
     }
 }
 

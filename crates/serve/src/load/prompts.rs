@@ -46,7 +46,8 @@ pub fn from_jsonl(text: &str) -> Result<Arc<[Prompt]>, LoadError> {
         let bad = |reason: String| LoadError::Dataset { line, reason };
         let mut value: Value =
             serde_json::from_str(text).map_err(|error| bad(format!("is no JSON: {error}")))?;
-        let prompt = match (value["prompt"].take(), value["messages"].take()) {
+        let mut take = |key: &str| value.get_mut(key).map(Value::take).unwrap_or_default();
+        let prompt = match (take("prompt"), take("messages")) {
             (Value::String(prompt), _) => Prompt::Text(prompt),
             (_, Value::Array(messages)) if !messages.is_empty() => Prompt::Messages(messages),
             _ => return Err(bad("has neither a text `prompt` nor a list `messages`".to_string())),
