@@ -2,3 +2,4 @@
 
 pub mod engine;
 pub mod load;
+pub mod page;
