@@ -238,7 +238,8 @@ function take(message, chunk, clock, before) {
   }
   const seconds = (clock.last - clock.first) / 1000;
   const later = stats.output - before.tokens - 1;
-  if (seconds > 0 && later > 0) stats.rate = later / seconds;
+  // What came in one piece says nothing of a rate.
+  if (seconds > 0.02 && later > 0) stats.rate = later / seconds;
 }
 
 function fail(conversation, message, error, job) {
@@ -437,6 +438,7 @@ $("new-chat").addEventListener("click", () => {
   prompt.focus();
 });
 $("models").addEventListener("change", () => store("fungible.model", $("models").value));
+$("no-key").addEventListener("click", () => $("ask-key").close());
 $("open-settings").addEventListener("click", () => $("settings").showModal());
 // A click beside a dialog closes it.
 $("settings").addEventListener("click", (event) => event.target === $("settings") && $("settings").close());
@@ -451,8 +453,7 @@ for (const id of ["close-sidebar", "scrim"]) {
 const THEMES = ["", "light", "dark"];
 function showTheme() {
   const theme = document.documentElement.dataset.theme ?? "";
-  const name = { light: "Light", dark: "Dark" }[theme] ?? "Light or dark as the system";
-  $("theme").querySelector("span").textContent = name;
+  $("theme").querySelector("span").textContent = `Colours: ${theme || "as the system"}`;
 }
 $("theme").addEventListener("click", () => {
   const theme = THEMES[(THEMES.indexOf(document.documentElement.dataset.theme ?? "") + 1) % 3];

@@ -28,6 +28,7 @@ export class MarkdownView {
   constructor(container) {
     this.container = container;
     this.text = "";
+    this.isWhole = false;
     // The last block: where its text begins, and what shows it.
     this.start = 0;
     this.open = [];
@@ -36,22 +37,24 @@ export class MarkdownView {
 
   /// Shows `text`, which begins with what was shown before; `isWhole` when nothing follows.
   show(text, isWhole) {
+    if (text === this.text && isWhole === this.isWhole) return;
     if (!text.startsWith(this.text)) this.clear();
     this.text = text;
+    this.isWhole = isWhole;
     const rest = text.slice(this.start);
-    if (this.appendCode(rest)) return;
-    const lines = rest.split("\n");
-    const blocks = parse(lines, 0);
-    const last = blocks.at(-1);
+    if (!isWhole && this.appendCode(rest)) return;
     for (const node of this.open) node.remove();
     this.open = [];
     this.code = null;
+    const lines = rest.split("\n");
+    const blocks = parse(lines, 0);
+    const last = blocks.at(-1);
     for (const block of blocks) {
       const isOpen = block === last && !isWhole;
       const nodes = render(block, 0, isOpen);
       this.container.append(...nodes);
+      if (isOpen || isWhole) this.open.push(...nodes);
       if (!isOpen) continue;
-      this.open = nodes;
       this.start += lines.slice(0, block.from).reduce((sum, line) => sum + line.length + 1, 0);
       if (block.kind === "code" && !block.closed) {
         const node = nodes[0].querySelector("code").firstChild;
@@ -244,22 +247,34 @@ function alignment(rule) {
   return "";
 }
 
+/// The direction of a text, by its first letter. `dir="auto"` would say the same, but makes the browser
+/// look through a long block again for every node that is added to it.
+function direction(text) {
+  const letter = /\p{L}/u.exec(text)?.[0];
+  const isRight = letter && /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u.test(letter);
+  return letter ? { dir: isRight ? "rtl" : "ltr" } : {};
+}
+
+/// The text that a block begins with.
+function opening(block) {
+  return block.text ?? block.head?.[0] ?? (block.blocks ?? block.items?.[0] ?? []).map(opening).join(" ");
+}
+
 function render(block, depth, isOpen) {
-  const auto = { dir: "auto" };
   switch (block.kind) {
     case "code":
       return [codeBlock(block.code, block.language)];
     case "heading":
       // The page has headings of its own above these.
-      return [element(`h${Math.min(block.level + 2, 6)}`, auto, ...inline(block.text, isOpen))];
+      return [element(`h${Math.min(block.level + 2, 6)}`, direction(block.text), ...inline(block.text, isOpen))];
     case "rule":
       return [element("hr")];
     case "quote":
-      return [element("blockquote", auto, ...renderAll(block.blocks, depth + 1, isOpen))];
+      return [element("blockquote", direction(opening(block)), ...renderAll(block.blocks, depth + 1, isOpen))];
     case "table":
       return [table(block)];
     case "list": {
-      const list = element(block.ordered ? "ol" : "ul", auto);
+      const list = element(block.ordered ? "ol" : "ul", direction(opening(block)));
       if (block.ordered && block.start !== 1) list.setAttribute("start", String(block.start));
       for (const item of block.items) {
         const isLast = isOpen && item === block.items.at(-1);
@@ -268,7 +283,7 @@ function render(block, depth, isOpen) {
       return [list];
     }
     default:
-      return [element("p", auto, ...inline(block.text, isOpen))];
+      return [element("p", direction(block.text), ...inline(block.text, isOpen))];
   }
 }
 
@@ -277,7 +292,7 @@ function renderAll(blocks, depth, isOpen) {
 }
 
 function listItem(blocks, isLoose, depth, isOpen) {
-  const node = element("li", { dir: "auto" });
+  const node = element("li");
   const first = blocks[0];
   const task = first?.kind === "paragraph" && /^\[([ xX])\]\s+/.exec(first.text);
   if (task) {
@@ -306,7 +321,7 @@ function codeBlock(code, language) {
 function table({ head, aligns, rows }) {
   const row = (name, texts) => {
     const cell = (text, index) => {
-      const node = element(name, { dir: "auto" }, ...inline(text, false));
+      const node = element(name, direction(text), ...inline(text, false));
       if (aligns[index]) node.classList.add(aligns[index]);
       return node;
     };

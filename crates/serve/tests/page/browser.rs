@@ -29,8 +29,9 @@ pub struct Browser {
 /// The browser's program, if there is one.
 fn program() -> Option<&'static str> {
     ["chromium", "chromium-browser", "google-chrome"].into_iter().find(|name| {
-        let found = Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
-        found.status().is_ok_and(|status| status.success())
+        let mut version = Command::new(name);
+        version.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
+        version.status().is_ok_and(|status| status.success())
     })
 }
 

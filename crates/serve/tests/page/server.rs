@@ -44,10 +44,6 @@ impl Server {
     pub fn last(&self) -> Value {
         self.seen.bodies.lock().unwrap().last().cloned().unwrap_or_default()
     }
-
-    pub fn count(&self) -> usize {
-        self.seen.bodies.lock().unwrap().len()
-    }
 }
 
 /// None wherever the other side is gone.
@@ -133,11 +129,11 @@ fn refuse(stream: &mut TcpStream, status: &str, headers: &str, message: &str) ->
     reply(stream, status, "application/json", headers, body.to_string().as_bytes())
 }
 
-/// What the user said last.
+/// The last line of what the user said last.
 fn question(body: &Value) -> String {
     let messages = body["messages"].as_array().unwrap();
     let asked = messages.iter().rev().find(|message| message["role"] == "user").unwrap();
-    asked["content"].as_str().unwrap().to_string()
+    asked["content"].as_str().unwrap().lines().last().unwrap().to_string()
 }
 
 struct Stream<'a> {

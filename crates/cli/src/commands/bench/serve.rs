@@ -78,7 +78,11 @@ pub fn run(arguments: &BenchServeArguments) -> Outcome {
         summaries.push(Summary::of(&summary, arguments.slo.as_ref()));
     }
     progress.clear();
-    show(arguments, &load, &title, &summaries)
+    show(arguments, &load, &title, &summaries)?;
+    match stop.load(Ordering::Relaxed) {
+        true => Err(Failure::silent(Exit::Interrupted)),
+        false => Ok(()),
+    }
 }
 
 /// What a reader of the figures should know of the prompts.
