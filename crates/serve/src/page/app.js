@@ -254,7 +254,11 @@ function fail(conversation, message, error, job) {
     message.state = "lost";
   } else if (error instanceof Refusal && error.status === 401) {
     message.error = "The server wants a key.";
-    askKey(error.message).then((isGiven) => isGiven && again(conversation, message));
+    askKey(error.message).then((isGiven) => {
+      // Meanwhile it may have been deleted, or gone on.
+      const isThere = all.includes(conversation) && conversation.messages.at(-1) === message;
+      if (isGiven && isThere) again(conversation, message);
+    });
   } else if (error instanceof Refusal && [429, 503].includes(error.status) && error.retrySeconds) {
     message.state = "busy";
     wait(conversation, message, job, error.retrySeconds);
@@ -426,7 +430,7 @@ $("stop").addEventListener("click", () => {
 });
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape" || document.querySelector("dialog[open], :popover-open")) return;
-  if (document.body.classList.contains("side-open")) document.body.classList.remove("side-open");
+  if (document.body.classList.contains("side-open")) closeSidebar();
   else stop(current);
 });
 log.addEventListener("click", (event) => {
@@ -447,7 +451,11 @@ $("open-sidebar").addEventListener("click", () => {
   $("close-sidebar").focus();
 });
 for (const id of ["close-sidebar", "scrim"]) {
-  $(id).addEventListener("click", () => document.body.classList.remove("side-open"));
+  $(id).addEventListener("click", closeSidebar);
+}
+function closeSidebar() {
+  document.body.classList.remove("side-open");
+  $("open-sidebar").focus();
 }
 
 const THEMES = ["", "light", "dark"];
@@ -464,9 +472,16 @@ $("theme").addEventListener("click", () => {
 });
 // Another window of this page has changed what is kept.
 window.addEventListener("storage", (event) => {
-  if (!event.key?.startsWith("fungible.chat.") || jobs.size > 0) return;
-  all = conversations.load();
-  open(all.find(({ id }) => id === current.id) ?? (current.messages.length ? conversations.create() : current));
+  const id = conversations.idOf(event.key);
+  if (!id || jobs.size > 0) return;
+  const kept = conversations.load();
+  if (id === current.id) {
+    all = kept;
+    open(all.find((chat) => chat.id === id) ?? conversations.create());
+  } else {
+    all = kept.map((chat) => (chat.id === current.id ? current : chat));
+    changed(null);
+  }
 });
 
 for (const idea of IDEAS) {

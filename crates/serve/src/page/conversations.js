@@ -2,6 +2,9 @@
 
 const PREFIX = "fungible.chat.";
 
+/// Whose key in the storage it is, if it is a conversation's.
+export const idOf = (key) => (key?.startsWith(PREFIX) ? key.slice(PREFIX.length) : null);
+
 export function create() {
   return { id: crypto.randomUUID?.() ?? String(Math.random()).slice(2), title: "", updated: Date.now(), messages: [] };
 }
@@ -25,8 +28,10 @@ function read(text) {
     const conversation = JSON.parse(text);
     if (typeof conversation.id !== "string" || !Array.isArray(conversation.messages)) return null;
     for (const message of conversation.messages) {
-      // The page was closed while an answer came.
-      if (message.state === "writing") message.state = "lost";
+      // The page was closed while an answer came, or was waited for.
+      if (message.state === "writing" || message.state === "busy") {
+        Object.assign(message, { state: "lost", error: "The page was closed before the end." });
+      }
     }
     return conversation;
   } catch {

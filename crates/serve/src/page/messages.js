@@ -165,7 +165,7 @@ export class AnswerView {
   }
 
   showTools() {
-    const calls = this.message.tools ?? [];
+    const calls = (this.message.tools ?? []).filter(Boolean);
     while (this.tools.childElementCount > calls.length) this.tools.lastChild.remove();
     calls.forEach((call, index) => {
       if (!this.tools.children[index]) {

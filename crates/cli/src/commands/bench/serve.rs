@@ -78,9 +78,14 @@ pub fn run(arguments: &BenchServeArguments) -> Outcome {
         summaries.push(Summary::of(&summary, arguments.slo.as_ref()));
     }
     progress.clear();
-    show(arguments, &load, &title, &summaries)?;
-    match stop.load(Ordering::Relaxed) {
-        true => Err(Failure::silent(Exit::Interrupted)),
+    if !summaries.is_empty() {
+        show(arguments, &load, &title, &summaries)?;
+    }
+    if stop.load(Ordering::Relaxed) {
+        return Err(Failure::silent(Exit::Interrupted));
+    }
+    match summaries.iter().all(|summary| summary.succeeded == 0) {
+        true => Err(Failure::new(Exit::Failure, "no request succeeded")),
         false => Ok(()),
     }
 }
@@ -209,10 +214,7 @@ fn show(
         };
         write(path, &text)?;
     }
-    match summaries.iter().all(|summary| summary.succeeded == 0) {
-        true => Err(Failure::new(Exit::Failure, "no request succeeded")),
-        false => Ok(()),
-    }
+    Ok(())
 }
 
 fn write(path: &Path, text: &str) -> Outcome {
@@ -225,6 +227,8 @@ fn write(path: &Path, text: &str) -> Outcome {
 
 /// What a row of the table shows of a measurement.
 type Show = fn(&Summary) -> Option<String>;
+type Spread = fn(&Summary) -> Option<Distribution>;
+type Part = fn(Distribution) -> f64;
 
 /// A column for each measurement. Rows that no server's answers fill are left out.
 fn rows(summaries: &[Summary]) -> Vec<Vec<String>> {
@@ -251,13 +255,13 @@ fn rows(summaries: &[Summary]) -> Vec<Vec<String>> {
     for (name, show) in shows {
         add(&mut rows, name, summaries.iter().map(show).collect());
     }
-    let spreads: [(&str, fn(&Summary) -> Option<Distribution>); 4] = [
+    let spreads: [(&str, Spread); 4] = [
         ("TTFT", |summary| summary.ttft_ms),
         ("TPOT", |summary| summary.tpot_ms),
         ("ITL", |summary| summary.itl_ms),
         ("latency", |summary| summary.latency_ms),
     ];
-    let parts: [(&str, fn(Distribution) -> f64); 4] = [
+    let parts: [(&str, Part); 4] = [
         ("mean", |values| values.mean),
         ("p50", |values| values.p50),
         ("p90", |values| values.p90),
