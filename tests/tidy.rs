@@ -144,7 +144,10 @@ fn only_serving_and_one_file_know_an_async_runtime_and_an_http_client() {
             }
         }
     }
-    fail_if_any(wrong, "only crates/serve and crates/train/src/checkpoint/store/object.rs may use these");
+    fail_if_any(
+        wrong,
+        "only crates/serve and crates/train/src/checkpoint/store/object.rs may use these",
+    );
 }
 
 #[test]

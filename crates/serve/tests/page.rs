@@ -19,7 +19,7 @@ use browser::Browser;
 use serde_json::json;
 use server::Server;
 
-const ONE: &[&str] = &["smollm2-135m"];
+const ONE: &[&str] = &["example-model"];
 
 /// A page that is open; none where there is no browser.
 fn opened(test: &str, server: &Server) -> Option<Browser> {
@@ -64,8 +64,8 @@ fn finish(mut browser: Browser, server: &Server, expected: usize) {
 fn an_answer_is_streamed_shown_and_kept() {
     let server = Server::start(ONE, None);
     let Some(mut browser) = opened("an_answer_is_streamed_shown_and_kept", &server) else { return };
-    assert_eq!(browser.text("document.querySelector('#model-name').textContent"), "smollm2-135m");
-    assert_eq!(browser.text("document.querySelector('#chip').textContent"), "8 × TPU v6e");
+    assert_eq!(browser.text("document.querySelector('#model-name').textContent"), "example-model");
+    assert_eq!(browser.text("document.querySelector('#chip').textContent"), "8 × Example chip");
     browser.picture("welcome");
     ask(&mut browser, "  hello  ");
     settle(&mut browser);
@@ -75,7 +75,7 @@ fn an_answer_is_streamed_shown_and_kept() {
     assert!(stats.contains("12 in, 8 out") && stats.contains("first after"), "{stats}");
     let body = server.last();
     assert_eq!(body["messages"], json!([{"role": "user", "content": "hello"}]));
-    assert_eq!((&body["stream"], &body["model"]), (&json!(true), &json!("smollm2-135m")));
+    assert_eq!((&body["stream"], &body["model"]), (&json!(true), &json!("example-model")));
     assert_eq!(body["stream_options"], json!({"include_usage": true}));
     assert!(body.get("temperature").is_none(), "nothing was set, so nothing is sent: {body}");
 
@@ -219,7 +219,7 @@ fn hostile_text_stays_text() {
 
 #[test]
 fn settings_arrive_in_the_request() {
-    let server = Server::start(&["smollm2-135m", "sql"], None);
+    let server = Server::start(&["example-model", "sql"], None);
     let Some(mut browser) = opened("settings_arrive_in_the_request", &server) else { return };
     browser.click("#open-settings");
     let fill = |browser: &mut Browser, selector: &str, text: &str| {
@@ -278,7 +278,7 @@ fn a_key_is_asked_for() {
     browser.picture("key");
     browser.write("secret");
     browser.press("Enter");
-    browser.wait("document.querySelector('#model-name').textContent === 'smollm2-135m'");
+    browser.wait("document.querySelector('#model-name').textContent === 'example-model'");
     ask(&mut browser, "hello");
     settle(&mut browser);
     assert_eq!(browser.text(ANSWER), "Answer 1 to hello.");
@@ -423,7 +423,7 @@ fn it_fits_a_phone_in_light_and_dark() {
         browser.open(&server.url);
         browser.wait("document.querySelector('#chip').textContent");
         browser.picture(&format!("phone-welcome-{scheme}"));
-        ask(&mut browser, "Show me what you can do");
+        ask(&mut browser, "How does quicksort work?");
         settle(&mut browser);
         for top in ["0", "document.querySelector('#scroll').scrollHeight"] {
             browser.value(&format!("document.querySelector('#scroll').scrollTop = {top}"));

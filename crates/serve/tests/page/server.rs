@@ -84,9 +84,10 @@ fn serve(stream: TcpStream, seen: &Seen, models: &[&str], key: Option<&str>) -> 
                 models.iter().map(|id| json!({"id": id, "object": "model"})).collect();
             json_reply(&mut stream, &json!({"object": "list", "data": data}))
         }
-        "/version" => {
-            json_reply(&mut stream, &json!({"version": "0.1.0", "chip": "TPU v6e", "devices": 8}))
-        }
+        "/version" => json_reply(
+            &mut stream,
+            &json!({"version": "0.1.0", "chip": "Example chip", "devices": 8}),
+        ),
         "/v1/chat/completions" => {
             let body: Value = serde_json::from_slice(&body).ok()?;
             let times = {
@@ -226,7 +227,13 @@ fn answer(stream: &mut TcpStream, body: &Value, times: usize) -> Option<()> {
             return stream.end("length");
         }
         "hostile" => stream.text(include_str!("hostile.md"))?,
-        "markdown" | "Show me what you can do" => stream.text(include_str!("rich.md"))?,
+        "markdown" => stream.text(include_str!("rich.md"))?,
+        "How does quicksort work?" => {
+            for line in include_str!("rich.md").split_inclusive('\n') {
+                stream.text(line)?;
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
         _ => stream.text(&format!("Answer {times} to **{question}**."))?,
     }
     stream.end("stop")
