@@ -470,6 +470,11 @@ $("theme").addEventListener("click", () => {
   store("fungible.theme", theme);
   showTheme();
 });
+// Where a keyboard on the screen covers the page instead of making it smaller, the page does that.
+window.visualViewport?.addEventListener("resize", () => {
+  const { height, scale } = window.visualViewport;
+  document.documentElement.style.setProperty("--height", `${Math.round(height * scale)}px`);
+});
 // Another window of this page has changed what is kept.
 window.addEventListener("storage", (event) => {
   const id = conversations.idOf(event.key);

@@ -4,12 +4,14 @@ import { toMarkdown } from "./conversations.js";
 import { button } from "./messages.js";
 
 const menu = document.getElementById("menu");
-/// What the open menu is for.
+/// Whom the open menu is for, and what was shown last: while a menu is open, the list may change.
 let chosen = null;
+let shown = null;
 
 /// Shows the conversations. `actions`: `current`, `isBusy(chat)`, `open(chat)`, `keep(chat)`,
 /// `remove(chat)`.
 export function showList(list, chats, actions) {
+  shown = { list, chats, actions };
   // A name that is being changed is not disturbed.
   if (list.querySelector("input")) return;
   const focused = list.contains(document.activeElement) ? document.activeElement.closest("li")?.dataset.id : null;
@@ -28,7 +30,7 @@ export function showList(list, chats, actions) {
       item.className = "current";
       title.setAttribute("aria-current", "true");
     }
-    const more = button("more", `More for ${title.textContent}`, () => openMenu(more, item, chat, actions, list, chats));
+    const more = button("more", `More for ${title.textContent}`, () => openMenu(more, chat));
     more.setAttribute("aria-haspopup", "menu");
     item.append(title, more);
     return item;
@@ -37,8 +39,8 @@ export function showList(list, chats, actions) {
   if (focused) list.querySelector(`li[data-id="${CSS.escape(focused)}"] .title`)?.focus();
 }
 
-function openMenu(opener, item, chat, actions, list, chats) {
-  chosen = { opener, item, chat, actions, list, chats };
+function openMenu(opener, chat) {
+  chosen = chat;
   menu.showPopover();
   const place = opener.getBoundingClientRect();
   const { width, height } = menu.getBoundingClientRect();
@@ -50,10 +52,10 @@ function openMenu(opener, item, chat, actions, list, chats) {
 menu.addEventListener("click", (event) => {
   const what = event.target.closest("[data-do]")?.dataset.do;
   if (!what || !chosen) return;
-  const { chat, actions } = chosen;
+  const chat = chosen;
   menu.hidePopover();
-  if (what === "delete") actions.remove(chat);
-  else if (what === "rename") rename(chosen);
+  if (what === "delete") shown.actions.remove(chat);
+  else if (what === "rename") rename(chat);
   else if (what === "markdown") download(chat, toMarkdown(chat), "md", "text/markdown");
   else download(chat, JSON.stringify(chat, null, 2), "json", "application/json");
 });
@@ -66,7 +68,9 @@ menu.addEventListener("keydown", (event) => {
   items[(at + items.length) % items.length].focus();
 });
 
-function rename({ item, chat, actions, list, chats }) {
+function rename(chat) {
+  const item = shown.list.querySelector(`li[data-id="${CSS.escape(chat.id)}"]`);
+  if (!item) return;
   const input = document.createElement("input");
   input.value = chat.title;
   input.dir = "auto";
@@ -78,10 +82,10 @@ function rename({ item, chat, actions, list, chats }) {
     isDone = true;
     if (isKept && input.value.trim()) {
       chat.title = input.value.trim();
-      actions.keep(chat);
+      shown.actions.keep(chat);
     }
     input.remove();
-    showList(list, chats, actions);
+    showList(shown.list, shown.chats, shown.actions);
   };
   input.addEventListener("keydown", (event) => {
     if (event.isComposing) return;
