@@ -444,6 +444,8 @@ fn it_fits_a_phone_in_light_and_dark() {
         browser.size(1100, 760, false);
         browser.value("document.querySelector('#scroll').scrollTop = 0");
         browser.picture(&format!("desktop-{scheme}"));
+        browser.value("document.querySelector('#scroll').scrollTop = 1e6");
+        browser.picture(&format!("desktop-end-{scheme}"));
     }
     assert_ne!(grounds[0], grounds[1]);
     // The switch outweighs the system, and is remembered: light, then dark, then the system again.
