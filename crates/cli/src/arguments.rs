@@ -525,6 +525,8 @@ pub enum BenchCommand {
     Model(BenchModelArguments),
     /// Load the serving engine with requests, without HTTP
     Engine(serve::BenchEngineArguments),
+    /// Send a server requests, and say how fast it answers
+    Serve(BenchServeArguments),
 }
 
 #[derive(Args, Debug)]
@@ -551,4 +553,84 @@ pub struct BenchModelArguments {
     pub json: bool,
     #[command(flatten)]
     pub device: DeviceArguments,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BenchEndpoint {
+    /// /v1/completions
+    Completions,
+    /// /v1/chat/completions
+    Chat,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  fungible bench serve http://127.0.0.1:8000 --input 512 --output 128 --concurrency 1,8,32
+  fungible bench serve localhost:8000 --rate 2,4 --duration 60 --slo ttft=500ms,tpot=50ms
+  fungible bench serve localhost:8000 --endpoint chat --dataset prompts.jsonl --plot load.html
+  fungible bench serve localhost:8000 --shared-prefix 400 --ignore-eos --json -
+Any server with OpenAI's HTTP interface can be measured: this one, vLLM, llama.cpp's, and others.
+TTFT is the time to the first token, TPOT the mean time per token after it, ITL the time between \
+chunks of the stream.")]
+pub struct BenchServeArguments {
+    /// The server's address
+    pub url: String,
+    /// Length of the prompts
+    #[arg(long, default_value_t = 512, value_name = "TOKENS", value_parser = at_least_one)]
+    pub input: usize,
+    /// Length of the answers, at most
+    #[arg(long, default_value_t = 128, value_name = "TOKENS", value_parser = at_least_one)]
+    pub output: usize,
+    /// Clients that each wait for an answer before they ask again; several are measured in turn
+    #[arg(long, value_delimiter = ',', default_value = "1,8,32", value_parser = at_least_one)]
+    pub concurrency: Vec<usize>,
+    /// Send so many requests per second instead, at random times, answered or not
+    #[arg(long, value_delimiter = ',', value_name = "PER_SECOND", conflicts_with = "concurrency")]
+    pub rate: Vec<f64>,
+    /// Requests of each measurement [default: 4 per client and at least 8; 30 s at a rate]
+    #[arg(long, conflicts_with = "duration", value_parser = at_least_one)]
+    pub requests: Option<usize>,
+    /// Send requests for so long, and wait for their answers
+    #[arg(long, value_name = "SECONDS")]
+    pub duration: Option<f64>,
+    /// Requests before the first measurement that do not count
+    #[arg(long, default_value_t = 1, value_name = "REQUESTS")]
+    pub warm_up: usize,
+    /// Which interface is measured
+    #[arg(long, value_enum, default_value_t = BenchEndpoint::Completions)]
+    pub endpoint: BenchEndpoint,
+    /// The model's name [default: the first that the server lists]
+    #[arg(long)]
+    pub model: Option<String>,
+    /// The server's key
+    #[arg(long, env = "OPENAI_API_KEY", hide_env_values = true, value_name = "KEY")]
+    pub api_key: Option<String>,
+    /// Begin all prompts with the same tokens, which servers may compute once
+    #[arg(long, default_value_t = 0, value_name = "TOKENS", conflicts_with = "dataset")]
+    pub shared_prefix: usize,
+    /// Prompts to send in turn instead: lines of JSON with `prompt` or `messages`
+    #[arg(long, value_name = "FILE", conflicts_with = "input")]
+    pub dataset: Option<PathBuf>,
+    /// Ask for answers of full length, whatever the model would say
+    #[arg(long)]
+    pub ignore_eos: bool,
+    /// 0 takes the likeliest token every time
+    #[arg(long, default_value_t = 0.0)]
+    pub temperature: f64,
+    /// Decides prompts and arrivals
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Count requests that keep to these limits on ttft, tpot or latency, such as ttft=500ms,tpot=50ms
+    #[arg(long, value_name = "LIMITS")]
+    pub slo: Option<serve::load::Slo>,
+    /// A request that takes longer has failed
+    #[arg(long, default_value_t = 600.0, value_name = "SECONDS")]
+    pub timeout: f64,
+    /// Write the figures as JSON; `-` prints them instead of the table
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write charts: a picture (.svg) or a page (.html)
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
 }

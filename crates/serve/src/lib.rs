@@ -2,5 +2,7 @@
 
 pub mod constraint;
 pub mod engine;
+pub mod load;
+pub mod page;
 pub mod parse;
 pub mod structure;

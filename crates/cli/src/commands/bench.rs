@@ -1,6 +1,7 @@
 //! `fungible bench model`: seconds per decode step and per prefill.
 
 mod engine;
+mod serve;
 
 use serde_json::json;
 
@@ -17,6 +18,7 @@ pub fn run(arguments: &BenchArguments) -> Outcome {
     match &arguments.command {
         BenchCommand::Model(arguments) => model(arguments),
         BenchCommand::Engine(arguments) => engine::run(arguments),
+        BenchCommand::Serve(arguments) => serve::run(arguments),
     }
 }
 
