@@ -623,7 +623,7 @@ pub struct BenchServeArguments {
     pub seed: u64,
     /// Count requests that keep to these limits on ttft, tpot or latency, such as ttft=500ms,tpot=50ms
     #[arg(long, value_name = "LIMITS")]
-    pub slo: Option<serve::load::Slo>,
+    pub slo: Option<::serve::load::Slo>,
     /// A request that takes longer has failed
     #[arg(long, default_value_t = 600.0, value_name = "SECONDS")]
     pub timeout: f64,
