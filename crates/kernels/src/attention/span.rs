@@ -88,6 +88,8 @@ pub(super) struct Scratch<'a> {
     keys: &'a mut [f32],
     /// Where in the pages a block's keys, and values, are; [`NOWHERE`] for those that no query sees.
     places: [usize; BLOCK],
+    /// The same for the block behind it.
+    next_places: [usize; BLOCK],
     /// `[rows]` of products, then weights.
     weights: &'a mut [[f32; BLOCK]],
     /// Per row, the keys that it sees: first, and one behind the last.
@@ -117,7 +119,14 @@ impl<'a> Scratch<'a> {
                 None => 0..0,
             });
         }
-        Scratch { queries, keys, places: [NOWHERE; BLOCK], weights, seen }
+        Scratch {
+            queries,
+            keys,
+            places: [NOWHERE; BLOCK],
+            next_places: [NOWHERE; BLOCK],
+            weights,
+            seen,
+        }
     }
 
     /// The spans in which any query sees a key.
@@ -180,11 +189,17 @@ impl<'a> Scratch<'a> {
                 continue;
             }
             let any = together(&seen[..count]);
-            self.find(s, call, tile, (keys, values), start, any.clone());
+            self.find(call, tile, start, any.clone());
             self.turn::<S, N>(s, keys, call.pages.sizes.token(), call.pages.sizes.head_dim);
             let mut faded = [0.0; super::TILE];
             let rows = &rows[..count];
-            tiles!(S, rows, |at, R| self.score::<S, R>(s, call.padded, &rows[at..]));
+            tiles!(S, rows, |at, R| self.score::<S, N, R>(
+                s,
+                call.padded,
+                &rows[at..],
+                keys,
+                at == 0
+            ));
             for (at, &row) in rows.iter().enumerate() {
                 let running = Running { peak: &mut span.peaks[row], sum: &mut span.sums[row] };
                 let block = &mut self.weights[row];
@@ -192,24 +207,21 @@ impl<'a> Scratch<'a> {
             }
             let head_dim = call.pages.sizes.head_dim;
             tiles!(S, rows, |at, R| {
-                let part =
-                    Part { rows: &rows[at..], faded: &faded[at..], any: any.clone(), head_dim };
+                let part = Part {
+                    rows: &rows[at..],
+                    faded: &faded[at..],
+                    any: any.clone(),
+                    head_dim,
+                    is_first: at == 0,
+                };
                 self.add_values::<S, N, R>(s, part, values, span);
             });
         }
     }
 
-    /// Finds where a block's keys are, and asks for those of the next block: no processor guesses where they lie.
+    /// Finds where the keys of a block, and of the next, are.
     #[inline(always)]
-    fn find<S: Simd, T>(
-        &mut self,
-        s: S,
-        call: &Call<'_>,
-        tile: Tile,
-        (keys, values): (&[T], &[T]),
-        start: usize,
-        any: Range<usize>,
-    ) {
+    fn find(&mut self, call: &Call<'_>, tile: Tile, start: usize, any: Range<usize>) {
         let sizes = call.pages.sizes;
         let blocks = call.pages.table.len() / call.queries.batch;
         let table = &call.pages.table[tile.sequence * blocks..][..blocks];
@@ -221,14 +233,10 @@ impl<'a> Scratch<'a> {
         for key in any {
             self.places[key] = place_of(start + key);
         }
+        self.next_places = [NOWHERE; BLOCK];
         let next_end = together(&self.seen).end.min(start + 2 * BLOCK);
-        let line = 64 / size_of::<T>();
         for key in start + BLOCK..next_end {
-            let place = place_of(key);
-            for at in (place..place + sizes.head_dim).step_by(line) {
-                s.prefetch(keys, at);
-                s.prefetch(values, at);
-            }
+            self.next_places[key - start - BLOCK] = place_of(key);
         }
     }
 
@@ -266,13 +274,24 @@ impl<'a> Scratch<'a> {
 
     /// Products of `R` rows with the block's keys.
     #[inline(always)]
-    fn score<S: Simd, const R: usize>(&mut self, s: S, padded: usize, rows: &[usize]) {
+    fn score<S: Simd, N: Number, const R: usize>(
+        &mut self,
+        s: S,
+        padded: usize,
+        rows: &[usize],
+        all_keys: &[N::Kept],
+        is_first: bool,
+    ) {
         let mut queries: [&[f32]; R] = [&[]; R];
         for (query, row) in queries.iter_mut().zip(rows) {
             *query = &self.queries[row * padded..][..padded];
         }
         let mut sums = [[s.splat(0.0); VECTORS]; R];
         for (place, keys) in self.keys.as_chunks::<BLOCK>().0[..padded].iter().enumerate() {
+            // No processor guesses where the next block lies, so it is asked for while this one is at work.
+            if is_first && let Some(&next) = self.next_places.get(place) {
+                prefetch(s, all_keys, next, padded);
+            }
             let keys = keys.as_chunks::<LANES>().0;
             let mut vectors = [s.splat(0.0); VECTORS];
             for vector in 0..VECTORS {
@@ -337,6 +356,9 @@ impl<'a> Scratch<'a> {
             }
         }
         for key in part.any.start..part.any.end.min(BLOCK) {
+            if part.is_first && first == 0 {
+                prefetch(s, values, self.next_places[key], part.head_dim);
+            }
             let head = &values[self.places[key]..][..part.head_dim];
             let mut vectors = [s.splat(0.0); C];
             if C > 1 {
@@ -372,6 +394,16 @@ struct Part<'a> {
     faded: &'a [f32],
     any: Range<usize>,
     head_dim: usize,
+    /// Whether these are the block's first rows.
+    is_first: bool,
+}
+
+/// Asks for a head's memory.
+#[inline(always)]
+fn prefetch<S: Simd, T>(s: S, numbers: &[T], place: usize, head_dim: usize) {
+    for at in (place..place.saturating_add(head_dim)).step_by(64 / size_of::<T>()) {
+        s.prefetch(numbers, at);
+    }
 }
 
 /// From the first start to the last end.
