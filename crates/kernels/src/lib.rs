@@ -4,6 +4,11 @@
 //! They are there for what XLA's CPU compiler does slowly. All of them give a row the same bits, whatever other
 //! rows are in the call and however many threads there are.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "in a register tile, the indices of rows and vectors say more than iterators zipped in threes"
+)]
+
 pub mod attention;
 mod handlers;
 pub mod pages;

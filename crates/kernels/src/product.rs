@@ -52,11 +52,11 @@ pub fn product(
         let place = Place { out: &out, first, n };
         let x = &x[first * k..(first + rows) * k];
         match matrix.values() {
-            Values::F32(values) => over_panels(level, matrix, rows, |panels| {
+            Values::F32(values) => over_panels(matrix, rows, |panels| {
                 let part = whole::Part { x, rows, k, panels, place };
                 level.run(whole::F32(part, values));
             }),
-            Values::Bf16(values) => over_panels(level, matrix, rows, |panels| {
+            Values::Bf16(values) => over_panels(matrix, rows, |panels| {
                 let part = whole::Part { x, rows, k, panels, place };
                 level.run(whole::Bf16(part, values));
             }),
@@ -79,19 +79,14 @@ fn quantized_product<const SMALL: bool>(
     let k = matrix.columns();
     let inputs = Inputs::round(level, x, k, values.group);
     let inputs = &inputs;
-    over_panels(level, matrix, rows, |panels| {
+    over_panels(matrix, rows, |panels| {
         let part = quantized::Part { inputs, rows, k, panels, place, values };
         level.run(quantized::Product::<SMALL>(part));
     });
 }
 
 /// Calls `part` with ranges of panels that together are all.
-fn over_panels(
-    _: Level,
-    matrix: &Matrix<'_>,
-    rows: usize,
-    part: impl Fn(std::ops::Range<usize>) + Sync,
-) {
+fn over_panels(matrix: &Matrix<'_>, rows: usize, part: impl Fn(std::ops::Range<usize>) + Sync) {
     let panels = matrix.panels();
     let work = panels * LANES * matrix.columns() * rows;
     // Some more parts than threads, since threads lose their processors to others now and then.
@@ -134,7 +129,7 @@ macro_rules! tile_rows {
     ($rows:expr, [$($height:literal),+], |$row:ident, $HEIGHT:ident| $tile:expr) => {{
         let mut $row = 0;
         $(
-            while $row + $height <= $rows {
+            while $rows - $row >= $height {
                 const $HEIGHT: usize = $height;
                 $tile;
                 $row += $height;

@@ -205,6 +205,11 @@ func.func @main(%key: tensor<3x2x8xf32>, %value: tensor<3x2x8xf32>, %slots: tens
     let executable = client
         .compile(&program(&format!(", {aliases}"), "0.125 : f32"), &compile_options(1))
         .unwrap();
+    // Both in place, and neither copied on the way.
+    const PAGES_BYTES: u64 = 2 * 4 * 16 * 2 * 8 * 2;
+    executable.executable().check_donation(PAGES_BYTES).unwrap();
+    let temporary_bytes = executable.executable().memory_stats().unwrap().temporary_bytes;
+    assert!(temporary_bytes < PAGES_BYTES / 2, "{temporary_bytes}");
     let sizes = PageSizes { pages: 4, page: 16, kv_heads: 2, head_dim: 8 };
     let mut random = Random::new(2);
     let empty = Array::bits(&[0; 4 * 16 * 2 * 8], ElementType::Bf16, &[4, 16, 2, 8]);

@@ -10,6 +10,8 @@ use crate::simd::{LANES, Simd};
 
 const VECTORS: usize = BLOCK / LANES;
 
+const NOWHERE: usize = usize::MAX;
+
 /// The softmax of some queries over some keys, without its last division.
 pub(super) struct Span<'a> {
     /// `[rows, padded]`: values times weights.
@@ -84,8 +86,10 @@ pub(super) struct Scratch<'a> {
     queries: &'a mut [f32],
     /// `[padded, BLOCK]`.
     keys: &'a mut [f32],
-    /// `[BLOCK, padded]`.
-    values: &'a mut [f32],
+    /// Where in the pages a block's keys, and values, are; [`NOWHERE`] for those that no query sees.
+    places: [usize; BLOCK],
+    /// The same for the block behind it.
+    next_places: [usize; BLOCK],
     /// `[rows]` of products, then weights.
     weights: &'a mut [[f32; BLOCK]],
     /// Per row, the keys that it sees: first, and one behind the last.
@@ -94,14 +98,13 @@ pub(super) struct Scratch<'a> {
 
 impl<'a> Scratch<'a> {
     pub(super) fn size(padded: usize, rows: usize) -> usize {
-        rows * padded + 2 * BLOCK * padded + rows * BLOCK
+        rows * padded + BLOCK * padded + rows * BLOCK
     }
 
     #[inline(always)]
     pub(super) fn new<S: Simd>(_: S, call: &Call<'_>, tile: Tile, memory: &'a mut [f32]) -> Self {
         let padded = call.padded;
         let (keys, rest) = memory.split_at_mut(BLOCK * padded);
-        let (values, rest) = rest.split_at_mut(BLOCK * padded);
         let (queries, rest) = rest.split_at_mut(tile.rows * padded);
         let weights = rest.as_chunks_mut().0;
         let head_dim = call.pages.sizes.head_dim;
@@ -116,7 +119,14 @@ impl<'a> Scratch<'a> {
                 None => 0..0,
             });
         }
-        Scratch { queries, keys, values, weights, seen }
+        Scratch {
+            queries,
+            keys,
+            places: [NOWHERE; BLOCK],
+            next_places: [NOWHERE; BLOCK],
+            weights,
+            seen,
+        }
     }
 
     /// The spans in which any query sees a key.
@@ -134,6 +144,31 @@ impl<'a> Scratch<'a> {
         call: &Call<'_>,
         tile: Tile,
         number: usize,
+        span: &mut Span<'_>,
+    ) {
+        match (call.pages.keys, call.pages.values) {
+            (Numbers::F32(keys), Numbers::F32(values)) => {
+                self.span_of::<S, OfF32>(s, call, tile, number, (keys, values), span);
+            }
+            (Numbers::Bf16(keys), Numbers::Bf16(values)) => {
+                self.span_of::<S, OfBf16>(s, call, tile, number, (keys, values), span);
+            }
+            (Numbers::F16(keys), Numbers::F16(values)) => {
+                self.span_of::<S, OfF16>(s, call, tile, number, (keys, values), span);
+            }
+            // Refused before.
+            _ => {}
+        }
+    }
+
+    #[inline(always)]
+    fn span_of<S: Simd, N: Number>(
+        &mut self,
+        s: S,
+        call: &Call<'_>,
+        tile: Tile,
+        number: usize,
+        (keys, values): (&[N::Kept], &[N::Kept]),
         span: &mut Span<'_>,
     ) {
         span.clear();
@@ -154,61 +189,78 @@ impl<'a> Scratch<'a> {
                 continue;
             }
             let any = together(&seen[..count]);
-            self.read(s, call, tile, start, any.clone());
+            self.find(call, tile, start, any.clone());
+            self.turn::<S, N>(s, keys, call.pages.sizes.token(), call.pages.sizes.head_dim);
             let mut faded = [0.0; super::TILE];
             let rows = &rows[..count];
-            tiles!(S, rows, |at, R| self.score::<S, R>(s, call.padded, &rows[at..]));
+            tiles!(S, rows, |at, R| self.score::<S, N, R>(
+                s,
+                call.padded,
+                &rows[at..],
+                keys,
+                at == 0
+            ));
             for (at, &row) in rows.iter().enumerate() {
                 let running = Running { peak: &mut span.peaks[row], sum: &mut span.sums[row] };
                 let block = &mut self.weights[row];
                 faded[at] = weigh(s, call.scores, block, seen[at].clone(), running);
             }
-            tiles!(S, rows, |at, R| self.add_values::<S, R>(
-                s,
-                &rows[at..],
-                &faded[at..],
-                any.clone(),
-                span
-            ));
+            let head_dim = call.pages.sizes.head_dim;
+            tiles!(S, rows, |at, R| {
+                let part = Part {
+                    rows: &rows[at..],
+                    faded: &faded[at..],
+                    any: any.clone(),
+                    head_dim,
+                    is_first: at == 0,
+                };
+                self.add_values::<S, N, R>(s, part, values, span);
+            });
         }
     }
 
-    /// Brings a block's keys, turned, and values here; zeros where no query looks.
+    /// Finds where the keys of a block, and of the next, are.
     #[inline(always)]
-    fn read<S: Simd>(
-        &mut self,
-        s: S,
-        call: &Call<'_>,
-        tile: Tile,
-        start: usize,
-        any: Range<usize>,
-    ) {
+    fn find(&mut self, call: &Call<'_>, tile: Tile, start: usize, any: Range<usize>) {
         let sizes = call.pages.sizes;
-        let padded = call.padded;
         let blocks = call.pages.table.len() / call.queries.batch;
-        let table = &call.pages.table[tile.sequence * blocks..];
-        let mut places = [usize::MAX; BLOCK];
-        for key in any.clone() {
-            let page = table[(start + key) / sizes.page] as usize;
-            let token = page * sizes.page + (start + key) % sizes.page;
-            places[key] = token * sizes.token() + tile.head * sizes.head_dim;
+        let table = &call.pages.table[tile.sequence * blocks..][..blocks];
+        let place_of = |key: usize| {
+            let page = table[key / sizes.page] as usize;
+            (page * sizes.page + key % sizes.page) * sizes.token() + tile.head * sizes.head_dim
+        };
+        self.places = [NOWHERE; BLOCK];
+        for key in any {
+            self.places[key] = place_of(start + key);
         }
-        let values = self.values.chunks_exact_mut(padded).zip(places);
-        for (to, place) in values {
-            if place == usize::MAX {
-                to.fill(0.0);
-                continue;
-            }
-            for (chunk, to) in to.as_chunks_mut().0.iter_mut().enumerate() {
-                s.store(load_part(s, call.pages.values, place, chunk, sizes.head_dim), to);
-            }
+        self.next_places = [NOWHERE; BLOCK];
+        let next_end = together(&self.seen).end.min(start + 2 * BLOCK);
+        for key in start + BLOCK..next_end {
+            self.next_places[key - start - BLOCK] = place_of(key);
         }
-        for (group, places) in places.as_chunks::<LANES>().0.iter().enumerate() {
+    }
+
+    /// Turns a block's keys, so that a vector holds one number of 16 keys; zeros where no query looks.
+    #[inline(always)]
+    fn turn<S: Simd, N: Number>(&mut self, s: S, keys: &[N::Kept], token: usize, head_dim: usize) {
+        let padded = head_dim.next_multiple_of(LANES);
+        for (group, places) in self.places.as_chunks::<LANES>().0.iter().enumerate() {
+            // As a rule all 16 lie in one page, one behind the other.
+            let is_run = places[0] != NOWHERE
+                && padded == head_dim
+                && (1..LANES).all(|key| places[key] == places[0].wrapping_add(key * token));
             for chunk in 0..padded / LANES {
                 let mut rows = [s.splat(0.0); LANES];
-                for (row, &place) in rows.iter_mut().zip(places) {
-                    if place != usize::MAX {
-                        *row = load_part(s, call.pages.keys, place, chunk, sizes.head_dim);
+                if is_run {
+                    let from = &keys[places[0] + chunk * LANES..][..(LANES - 1) * token + LANES];
+                    for row in 0..LANES {
+                        rows[row] = N::load(s, &from[row * token..].as_chunks().0[0]);
+                    }
+                } else {
+                    for (row, &place) in rows.iter_mut().zip(places) {
+                        if let Some(head) = keys.get(place..) {
+                            *row = load_part::<S, N>(s, &head[..head_dim], chunk);
+                        }
                     }
                 }
                 let columns = s.transpose(rows);
@@ -222,13 +274,24 @@ impl<'a> Scratch<'a> {
 
     /// Products of `R` rows with the block's keys.
     #[inline(always)]
-    fn score<S: Simd, const R: usize>(&mut self, s: S, padded: usize, rows: &[usize]) {
+    fn score<S: Simd, N: Number, const R: usize>(
+        &mut self,
+        s: S,
+        padded: usize,
+        rows: &[usize],
+        all_keys: &[N::Kept],
+        is_first: bool,
+    ) {
         let mut queries: [&[f32]; R] = [&[]; R];
         for (query, row) in queries.iter_mut().zip(rows) {
             *query = &self.queries[row * padded..][..padded];
         }
         let mut sums = [[s.splat(0.0); VECTORS]; R];
         for (place, keys) in self.keys.as_chunks::<BLOCK>().0[..padded].iter().enumerate() {
+            // No processor guesses where the next block lies, so it is asked for while this one is at work.
+            if is_first && let Some(&next) = self.next_places.get(place) {
+                prefetch(s, all_keys, next, padded);
+            }
             let keys = keys.as_chunks::<LANES>().0;
             let mut vectors = [s.splat(0.0); VECTORS];
             for vector in 0..VECTORS {
@@ -251,70 +314,95 @@ impl<'a> Scratch<'a> {
 
     /// Adds the values of the keys in `any`, weighted, for `R` rows.
     #[inline(always)]
-    fn add_values<S: Simd, const R: usize>(
+    fn add_values<S: Simd, N: Number, const R: usize>(
         &self,
         s: S,
-        rows: &[usize],
-        faded: &[f32],
-        any: Range<usize>,
+        part: Part<'_>,
+        values: &[N::Kept],
         span: &mut Span<'_>,
     ) {
         let chunks = span.padded / LANES;
         let mut chunk = 0;
         while chunk < chunks {
-            match chunks - chunk {
-                4.. => {
-                    self.add_chunks::<S, R, 4>(s, rows, faded, any.clone(), span, chunk);
-                    chunk += 4;
-                }
-                _ => {
-                    self.add_chunks::<S, R, 1>(s, rows, faded, any.clone(), span, chunk);
-                    chunk += 1;
-                }
+            if part.head_dim >= (chunk + 4) * LANES {
+                self.add_chunks::<S, N, R, 4>(s, &part, values, span, chunk);
+                chunk += 4;
+            } else {
+                self.add_chunks::<S, N, R, 1>(s, &part, values, span, chunk);
+                chunk += 1;
             }
         }
     }
 
     /// As [`Scratch::add_values`], for `C` vectors of the values from number `first` on.
     #[inline(always)]
-    fn add_chunks<S: Simd, const R: usize, const C: usize>(
+    fn add_chunks<S: Simd, N: Number, const R: usize, const C: usize>(
         &self,
         s: S,
-        rows: &[usize],
-        faded: &[f32],
-        any: Range<usize>,
+        part: &Part<'_>,
+        values: &[N::Kept],
         span: &mut Span<'_>,
         first: usize,
     ) {
         let padded = span.padded;
+        let mut weights = [&self.weights[0]; R];
         let mut sums = [[s.splat(0.0); C]; R];
         for row in 0..R {
-            let place = rows[row] * padded + first * LANES;
+            weights[row] = &self.weights[part.rows[row]];
+            let place = part.rows[row] * padded + first * LANES;
             let before = span.values[place..].as_chunks::<LANES>().0;
             for chunk in 0..C {
-                sums[row][chunk] = s.mul(s.load(&before[chunk]), s.splat(faded[row]));
+                sums[row][chunk] = s.mul(s.load(&before[chunk]), s.splat(part.faded[row]));
             }
         }
-        for key in any {
-            let from = self.values[key * padded + first * LANES..].as_chunks::<LANES>().0;
+        for key in part.any.start..part.any.end.min(BLOCK) {
+            if part.is_first && first == 0 {
+                prefetch(s, values, self.next_places[key], part.head_dim);
+            }
+            let head = &values[self.places[key]..][..part.head_dim];
             let mut vectors = [s.splat(0.0); C];
-            for chunk in 0..C {
-                vectors[chunk] = s.load(&from[chunk]);
+            if C > 1 {
+                let from = head[first * LANES..].as_chunks().0;
+                let from = &from[..C];
+                for chunk in 0..C {
+                    vectors[chunk] = N::load(s, &from[chunk]);
+                }
+            } else {
+                vectors[0] = load_part::<S, N>(s, head, first);
             }
             for row in 0..R {
-                let weight = s.splat(self.weights[rows[row]][key]);
+                let weight = s.splat(weights[row][key]);
                 for chunk in 0..C {
                     sums[row][chunk] = s.mul_add(weight, vectors[chunk], sums[row][chunk]);
                 }
             }
         }
         for row in 0..R {
-            let place = rows[row] * padded + first * LANES;
+            let place = part.rows[row] * padded + first * LANES;
             let to = span.values[place..].as_chunks_mut::<LANES>().0;
             for chunk in 0..C {
                 s.store(sums[row][chunk], &mut to[chunk]);
             }
         }
+    }
+}
+
+/// Some rows, and the keys that any of them sees.
+struct Part<'a> {
+    rows: &'a [usize],
+    /// What the sums so far are multiplied with.
+    faded: &'a [f32],
+    any: Range<usize>,
+    head_dim: usize,
+    /// Whether these are the block's first rows.
+    is_first: bool,
+}
+
+/// Asks for a head's memory.
+#[inline(always)]
+fn prefetch<S: Simd, T>(s: S, numbers: &[T], place: usize, head_dim: usize) {
+    for at in (place..place.saturating_add(head_dim)).step_by(64 / size_of::<T>()) {
+        s.prefetch(numbers, at);
     }
 }
 
@@ -331,32 +419,56 @@ fn together(ranges: &[Range<usize>]) -> Range<usize> {
     start.min(end)..end
 }
 
-/// The 16 numbers from number `16 * chunk` of a head on that begins at `place`, with zeros behind its end.
+/// The 16 numbers from number `16 * chunk` of a head on, with zeros behind its end.
 #[inline(always)]
-fn load_part<S: Simd>(
-    s: S,
-    numbers: Numbers<'_>,
-    place: usize,
-    chunk: usize,
-    head_dim: usize,
-) -> S::Floats {
-    let start = place + chunk * LANES;
-    let count = LANES.min(head_dim - chunk * LANES);
-    match numbers {
-        Numbers::F32(numbers) => s.load(&whole(&numbers[start..start + count])),
-        Numbers::Bf16(numbers) => s.load_bf16(&whole(&numbers[start..start + count])),
-        Numbers::F16(numbers) => s.load_f16(&whole(&numbers[start..start + count])),
+fn load_part<S: Simd, N: Number>(s: S, head: &[N::Kept], chunk: usize) -> S::Floats {
+    let (whole, rest) = head.as_chunks();
+    if let Some(part) = whole.get(chunk) {
+        return N::load(s, part);
+    }
+    let mut padded = [N::Kept::default(); LANES];
+    if chunk == whole.len() {
+        padded[..rest.len()].copy_from_slice(rest);
+    }
+    N::load(s, &padded)
+}
+
+/// A kind of number in pages.
+trait Number {
+    type Kept: Copy + Default;
+
+    fn load<S: Simd>(s: S, from: &[Self::Kept; LANES]) -> S::Floats;
+}
+
+struct OfF32;
+struct OfBf16;
+struct OfF16;
+
+impl Number for OfF32 {
+    type Kept = f32;
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, from: &[f32; LANES]) -> S::Floats {
+        s.load(from)
     }
 }
 
-#[inline(always)]
-fn whole<T: Copy + Default>(part: &[T]) -> [T; LANES] {
-    if let Ok(whole) = <[T; LANES]>::try_from(part) {
-        return whole;
+impl Number for OfBf16 {
+    type Kept = u16;
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, from: &[u16; LANES]) -> S::Floats {
+        s.load_bf16(from)
     }
-    let mut padded = [T::default(); LANES];
-    padded[..part.len()].copy_from_slice(part);
-    padded
+}
+
+impl Number for OfF16 {
+    type Kept = u16;
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, from: &[u16; LANES]) -> S::Floats {
+        s.load_f16(from)
+    }
 }
 
 /// Calls for pieces of `$rows`: the largest first that registers have room for.
@@ -366,6 +478,12 @@ macro_rules! tiles {
         if $level::IS_WIDE {
             while $at + 4 <= $rows.len() {
                 const $R: usize = 4;
+                $call;
+                $at += $R;
+            }
+            // Three queries to a head of keys are common.
+            while $at + 3 <= $rows.len() {
+                const $R: usize = 3;
                 $call;
                 $at += $R;
             }

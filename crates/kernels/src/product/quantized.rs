@@ -13,6 +13,10 @@ use crate::panels::STEP;
 /// Loads of four columns in a step.
 const LOADS: usize = STEP / 4;
 
+/// How far ahead memory is asked for, in vectors of numbers: left to themselves, processors were seen to come half as
+/// far with several streams as narrow as these.
+const AHEAD: usize = 64;
+
 /// Some panels, and the rows they are multiplied with.
 pub(super) struct Part<'a> {
     pub(super) inputs: &'a Inputs,
@@ -62,7 +66,8 @@ fn tile<S: Simd, const SMALL: bool, const G: usize, const R: usize>(
     let steps = part.k / STEP;
     let loads_kept = if SMALL { LOADS / 2 } else { LOADS };
     let vectors = part.values.numbers.as_chunks::<{ 4 * LANES }>().0;
-    let vectors = &vectors[panel * steps * loads_kept..][..steps * loads_kept];
+    let start = panel * steps * loads_kept;
+    let (all, vectors) = (vectors, &vectors[start..][..steps * loads_kept]);
     let groups = steps * LOADS / G;
     let mut words: [&[i32]; R] = [&[]; R];
     let mut scales: [&[f32]; R] = [&[]; R];
@@ -76,6 +81,9 @@ fn tile<S: Simd, const SMALL: bool, const G: usize, const R: usize>(
     for step in 0..steps {
         let mut bytes = [s.load_bytes(&vectors[step * loads_kept]); LOADS];
         for load in 0..loads_kept {
+            if first_row == 0 {
+                s.prefetch(all, start + step * loads_kept + load + AHEAD);
+            }
             let kept = s.load_bytes(&vectors[step * loads_kept + load]);
             if SMALL {
                 bytes[2 * load] = s.low_halves(kept);

@@ -169,6 +169,7 @@ unsafe fn raise(frame: *mut CallFrame, message: String) -> *mut XlaError {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    #![allow(clippy::single_range_in_vec_init, reason = "one place is meant, not what lies in it")]
 
     use super::*;
 
