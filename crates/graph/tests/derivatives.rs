@@ -13,12 +13,13 @@ use graph::{
 const STEP: f64 = 1.0 / 512.0;
 
 /// Operations that say that they have no derivative, as their messages begin.
-const WITHOUT: [&str; 8] = [
+const WITHOUT: [&str; 9] = [
     "while: has no derivative",
     "custom_call: has no derivative",
     "attention: has no derivative: keys in pages",
     "attention_gradient: has no derivative",
     "cross_entropy_gradient: has no derivative",
+    "rms_norm: has no derivative",
     "write_pages: has no derivative: pages are for serving",
     "panel_product: has no derivative: matrices in panels are for serving",
     "panel_rows: has no derivative: matrices in panels are for serving",

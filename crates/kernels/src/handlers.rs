@@ -8,7 +8,7 @@ use pjrt::{ElementType, FfiAttributes, FfiBuffer, FfiBufferMut, FfiHandler, Plug
 use crate::attention::{Pages, Queries, Scores, attention};
 use crate::pages::{Numbers, NumbersMut, PageSizes, write_pages};
 use crate::panels::{Factors, Matrix, Quantized, Values};
-use crate::{Level, product};
+use crate::{Level, product, rms_norm};
 
 /// The platform of handlers that read host memory.
 const PLATFORM: &str = "Host";
@@ -26,7 +26,8 @@ pub fn register(plugin: &Plugin) -> Result<(), String> {
     add::<PanelProduct>(plugin, "fungible.panel_product")?;
     add::<PanelRows>(plugin, "fungible.panel_rows")?;
     add::<WritePages>(plugin, "fungible.write_pages")?;
-    add::<PagedAttention>(plugin, "fungible.paged_attention")
+    add::<PagedAttention>(plugin, "fungible.paged_attention")?;
+    add::<RmsNorm>(plugin, "fungible.rms_norm")
 }
 
 fn add<H: FfiHandler>(plugin: &Plugin, name: &str) -> Result<(), String> {
@@ -180,6 +181,22 @@ impl FfiHandler for PagedAttention {
             table: table.elements()?,
         };
         attention(Level::best(), &queries, &pages, &scores, out.elements()?)
+    }
+}
+
+/// `x f32 [.., k]`, `weight f32 [k]` -> `f32` like `x`. Attribute: `epsilon`.
+struct RmsNorm;
+
+impl FfiHandler for RmsNorm {
+    fn call(
+        inputs: &[FfiBuffer<'_>],
+        outputs: &mut [FfiBufferMut<'_>],
+        attributes: &FfiAttributes<'_>,
+    ) -> Result<(), String> {
+        let [x, weight] = exactly(inputs, "rms_norm")?;
+        let [out] = outputs else { return Err(wrong_count("rms_norm", "2 inputs", "1")) };
+        let epsilon = attributes.float("epsilon")? as f32;
+        rms_norm(x.elements()?, weight.elements()?, epsilon, out.elements()?)
     }
 }
 

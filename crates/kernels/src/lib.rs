@@ -11,6 +11,7 @@
 
 pub mod attention;
 mod handlers;
+mod norm;
 pub mod pages;
 pub mod panels;
 mod pool;
@@ -18,6 +19,7 @@ mod product;
 mod simd;
 
 pub use handlers::register;
+pub use norm::rms_norm;
 pub use pool::threads;
 pub use product::product;
 pub use simd::Level;

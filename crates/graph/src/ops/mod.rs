@@ -13,6 +13,7 @@ mod dot;
 mod gather;
 mod grouped_dot;
 mod layout;
+mod norm;
 mod pages;
 mod panels;
 mod quantized_dot;
@@ -55,6 +56,7 @@ pub fn samples() -> Vec<Sample> {
         custom_call::samples,
         grouped_dot::samples,
         quantized_dot::samples,
+        norm::samples,
         pages::samples,
         panels::samples,
         attention::samples,

@@ -97,6 +97,10 @@ pub(super) fn rms_norm<'g>(
 ) -> Tensor<'g> {
     weights.within(name, |weights| {
         let wide = x.convert(DType::F32);
+        if weights.has_panels() && x.shape().axes.last().is_some_and(|&(last, _)| last == axis) {
+            let weight = weights.stored("weight", &[&[(axis, x.size(axis))]]).convert(DType::F32);
+            return wide.rms_norm(weight, config.rms_norm_eps).convert(x.dtype());
+        }
         let scale = ((wide * wide).mean(&[axis]) + config.rms_norm_eps).rsqrt();
         let weight = weights.stored("weight", &[&[(axis, x.size(axis))]]).convert(DType::F32);
         (wide * scale * weight).convert(x.dtype())
