@@ -60,7 +60,7 @@ fn packed(kind: &str, (n, k): (usize, usize)) -> (Packed, usize) {
 }
 
 fn products() {
-    for kind in ["Q4", "Q8"] {
+    for kind in ["F32", "BF16", "Q4", "Q8"] {
         let mut size_bytes = 0;
         let mut matrices = Vec::new();
         for shape in (0..LAYERS).flat_map(|_| LAYER).chain([HEAD]) {
@@ -68,7 +68,7 @@ fn products() {
             size_bytes += bytes;
             matrices.push((matrix, shape));
         }
-        for m in [1, 8] {
+        for m in [1, 8, 32, 512] {
             let x: Vec<f32> = (0..m * 1536).map(|i| (i % 97) as f32 / 97.0 - 0.5).collect();
             let mut out = vec![0.0; m * HEAD.0];
             let rounds = if m == 512 { 3 } else { 20 };
@@ -143,6 +143,6 @@ fn attentions() {
 
 fn main() {
     println!("{:?}, {} threads", Level::best(), kernels::threads());
-
+    attentions();
     products();
 }

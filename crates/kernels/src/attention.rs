@@ -6,6 +6,7 @@
 //! itself, and spans are joined in their order, whoever computed them.
 
 mod exponential;
+mod number;
 mod softmax;
 mod span;
 

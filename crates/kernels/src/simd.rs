@@ -116,14 +116,15 @@ pub(crate) trait Simd: Copy {
     fn dot_small(self, sum: Self::Ints, bytes: Self::Bytes, word: i32) -> Self::Ints;
     fn to_floats(self, ints: Self::Ints) -> Self::Floats;
 
-    /// Asks for the memory from `at` on to be brought near, if there is any.
+    /// Asks for the memory from `at` on to be brought into the second cache, if there is any. The first would be full of
+    /// it before it is used.
     #[inline(always)]
     fn prefetch<T>(self, from: &[T], at: usize) {
         #[cfg(target_arch = "x86_64")]
         if let Some(place) = from.get(at) {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
             // SAFETY: every x86-64 processor has the instruction, and it reads nothing.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>((&raw const *place).cast()) };
+            unsafe { _mm_prefetch::<_MM_HINT_T1>((&raw const *place).cast()) };
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = (from, at);

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::exponential::exponential;
+use super::number::{Number, OfBf16, OfF16, OfF32, load_part, prefetch};
 use super::softmax::{Running, weigh};
 use super::{BLOCK, Call, SPAN, Tile};
 use crate::pages::Numbers;
@@ -398,14 +399,6 @@ struct Part<'a> {
     is_first: bool,
 }
 
-/// Asks for a head's memory.
-#[inline(always)]
-fn prefetch<S: Simd, T>(s: S, numbers: &[T], place: usize, head_dim: usize) {
-    for at in (place..place.saturating_add(head_dim)).step_by(64 / size_of::<T>()) {
-        s.prefetch(numbers, at);
-    }
-}
-
 /// From the first start to the last end.
 #[inline(always)]
 fn together(ranges: &[Range<usize>]) -> Range<usize> {
@@ -417,58 +410,6 @@ fn together(ranges: &[Range<usize>]) -> Range<usize> {
         }
     }
     start.min(end)..end
-}
-
-/// The 16 numbers from number `16 * chunk` of a head on, with zeros behind its end.
-#[inline(always)]
-fn load_part<S: Simd, N: Number>(s: S, head: &[N::Kept], chunk: usize) -> S::Floats {
-    let (whole, rest) = head.as_chunks();
-    if let Some(part) = whole.get(chunk) {
-        return N::load(s, part);
-    }
-    let mut padded = [N::Kept::default(); LANES];
-    if chunk == whole.len() {
-        padded[..rest.len()].copy_from_slice(rest);
-    }
-    N::load(s, &padded)
-}
-
-/// A kind of number in pages.
-trait Number {
-    type Kept: Copy + Default;
-
-    fn load<S: Simd>(s: S, from: &[Self::Kept; LANES]) -> S::Floats;
-}
-
-struct OfF32;
-struct OfBf16;
-struct OfF16;
-
-impl Number for OfF32 {
-    type Kept = f32;
-
-    #[inline(always)]
-    fn load<S: Simd>(s: S, from: &[f32; LANES]) -> S::Floats {
-        s.load(from)
-    }
-}
-
-impl Number for OfBf16 {
-    type Kept = u16;
-
-    #[inline(always)]
-    fn load<S: Simd>(s: S, from: &[u16; LANES]) -> S::Floats {
-        s.load_bf16(from)
-    }
-}
-
-impl Number for OfF16 {
-    type Kept = u16;
-
-    #[inline(always)]
-    fn load<S: Simd>(s: S, from: &[u16; LANES]) -> S::Floats {
-        s.load_f16(from)
-    }
 }
 
 /// Calls for pieces of `$rows`: the largest first that registers have room for.

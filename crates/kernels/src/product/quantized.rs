@@ -13,8 +13,8 @@ use crate::panels::STEP;
 /// Loads of four columns in a step.
 const LOADS: usize = STEP / 4;
 
-/// How far ahead memory is asked for, in vectors of numbers: left to themselves, processors were seen to come half as
-/// far with several streams as narrow as these.
+/// How far ahead memory is asked for, in vectors of numbers: a processor that reads several streams this narrow does not
+/// run ahead far enough by itself.
 const AHEAD: usize = 64;
 
 /// Some panels, and the rows they are multiplied with.
