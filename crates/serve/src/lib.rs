@@ -1,3 +1,5 @@
 //! Serving a model: the engine (token ids only), and around it the HTTP interface and the chat page.
 
 pub mod engine;
+pub mod http;
+pub mod structure;
