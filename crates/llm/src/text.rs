@@ -27,6 +27,17 @@ impl<'t> TextStream<'t> {
         TextStream { tokenizer, decoder, stop, held: String::new(), stopped: false }
     }
 
+    /// The same, but control tokens are shown as their vocabulary spells them: some models write
+    /// tool calls with them.
+    pub fn with_special_tokens(
+        tokenizer: &'t Tokenizer,
+        prompt: &[u32],
+        stop: Vec<String>,
+    ) -> TextStream<'t> {
+        let decoder = IncrementalDecoder::new(prompt, false);
+        TextStream { tokenizer, decoder, stop, held: String::new(), stopped: false }
+    }
+
     /// # Errors
     /// A token that the tokenizer does not know.
     pub fn push(&mut self, token: u32) -> Result<Piece, TokenizerError> {

@@ -6,5 +6,5 @@ mod request;
 pub use interface::{Answering, EmbedError, Embedding, Limits, Stats};
 pub use request::{
     Alternative, Answer, Constraint, Drawn, Event, Failure, Finish, Finished, Refusal, Request,
-    Sampling, Timing,
+    Sampling, Started, Timing,
 };

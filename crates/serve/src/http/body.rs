@@ -78,7 +78,11 @@ impl hyper::body::Body for Body {
     }
 }
 
-pub(crate) fn response(status: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
+pub(crate) fn response(
+    status: StatusCode,
+    content_type: &'static str,
+    body: Body,
+) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let content_type = header::HeaderValue::from_static(content_type);
