@@ -250,8 +250,8 @@ impl Writer for CompletionWriter {
 
     fn step(&mut self, answer: usize, step: Step, usage: &Usage, events: &mut Events) {
         let tells_tokens = self.look.token_ids || self.look.log_probs.is_some();
-        let is_silent = step.deltas.is_empty() && step.end.is_none();
-        if is_silent && !(tells_tokens && !step.drawn.is_empty()) {
+        let news = if tells_tokens { step.drawn.len() } else { 0 } + step.deltas.len();
+        if news == 0 && step.end.is_none() {
             return;
         }
         self.write(answer, &plain(&step.deltas), &step, usage, events);

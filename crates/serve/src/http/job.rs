@@ -32,7 +32,13 @@ pub(crate) struct Job {
 /// One prompt, and what each answer to it needs for itself.
 pub(crate) struct Prompt {
     pub tokens: Vec<u32>,
-    answers: Vec<(Option<Box<dyn Constraint>>, Option<Box<dyn OutputParser>>)>,
+    answers: Vec<Tools>,
+}
+
+/// What one answer has to itself.
+struct Tools {
+    constraint: Option<Box<dyn Constraint>>,
+    parser: Option<Box<dyn OutputParser>>,
 }
 
 /// How the answers' text is taken apart.
@@ -59,7 +65,7 @@ impl Prompt {
             let constraint = spec.map(|spec| model.structures.constraint(spec)).transpose()?;
             let parser = (parsing == Parsing::Chat)
                 .then(|| model.structures.parser(&shape.tools, &shape.choice, text));
-            Ok((constraint, parser))
+            Ok(Tools { constraint, parser })
         };
         let answers = (0..answers).map(answer).collect::<Result<_, ApiError>>()?;
         Ok(Prompt { tokens, answers })
@@ -98,7 +104,7 @@ impl Job {
         let lengths: Vec<usize> = self.prompts.iter().map(|prompt| prompt.tokens.len()).collect();
         let (mut generations, mut replayed) = (Vec::new(), Vec::new());
         for prompt in &mut self.prompts {
-            for (place, (constraint, parser)) in prompt.answers.drain(..).enumerate() {
+            for (place, Tools { constraint, parser }) in prompt.answers.drain(..).enumerate() {
                 let (mut generation, shown) = Generation::new(
                     &loaded.model,
                     &prompt.tokens,

@@ -3,8 +3,6 @@
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 
-use serde_json::Value;
-
 use super::error::ApiError;
 use super::fields::{Fields, wrong_type};
 use super::model_text::ModelText;
@@ -156,4 +154,3 @@ pub(crate) fn top_log_probs(fields: &Fields<'_>, name: &str) -> Result<Option<us
     let most = crate::engine::Request::TOP_MAX as i128;
     Ok(fields.integer(name, 0..=most)?.map(|number| number as usize))
 }
-

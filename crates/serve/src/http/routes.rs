@@ -16,7 +16,7 @@ use super::parameters::random_number;
 use super::record::Record;
 use super::settings::find_key;
 use super::state::State;
-use super::{adapters, chat, completions, cors, embeddings, models, tokens};
+use super::{adapters, chat, completions, cors, embeddings, models, openapi, responses, tokens};
 
 const REQUEST_ID: &str = "x-request-id";
 const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -28,8 +28,11 @@ enum Endpoint {
     Ready,
     Version,
     Metrics,
+    OpenApi,
+    Docs,
     Chat,
     Completions,
+    Responses,
     Embeddings,
     Models,
     Model,
@@ -39,35 +42,44 @@ enum Endpoint {
     UnloadAdapter,
 }
 
+impl Endpoint {
+    /// Whether everybody may ask, and gets an answer without a model.
+    fn is_open(self) -> bool {
+        use Endpoint::{Docs, Health, Metrics, OpenApi, Ready, Version};
+        matches!(self, Health | Ready | Version | Metrics | OpenApi | Docs)
+    }
+}
+
 /// One path.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Route {
     pub post: bool,
     /// A last part in braces stands for the rest of the path.
     pub path: &'static str,
-    /// Whether it is for clients with a key, where there are keys, and needs a model.
-    pub protected: bool,
     endpoint: Endpoint,
 }
 
-const fn get(path: &'static str, protected: bool, endpoint: Endpoint) -> Route {
-    Route { post: false, path, protected, endpoint }
+const fn get(path: &'static str, endpoint: Endpoint) -> Route {
+    Route { post: false, path, endpoint }
 }
 
 const fn post(path: &'static str, endpoint: Endpoint) -> Route {
-    Route { post: true, path, protected: true, endpoint }
+    Route { post: true, path, endpoint }
 }
 
 pub(crate) const ROUTES: &[Route] = &[
-    get("/health", false, Endpoint::Health),
-    get("/ready", false, Endpoint::Ready),
-    get("/version", false, Endpoint::Version),
-    get("/metrics", false, Endpoint::Metrics),
+    get("/health", Endpoint::Health),
+    get("/ready", Endpoint::Ready),
+    get("/version", Endpoint::Version),
+    get("/metrics", Endpoint::Metrics),
+    get("/openapi.json", Endpoint::OpenApi),
+    get("/docs", Endpoint::Docs),
     post("/v1/chat/completions", Endpoint::Chat),
     post("/v1/completions", Endpoint::Completions),
+    post("/v1/responses", Endpoint::Responses),
     post("/v1/embeddings", Endpoint::Embeddings),
-    get("/v1/models", true, Endpoint::Models),
-    get("/v1/models/{model}", true, Endpoint::Model),
+    get("/v1/models", Endpoint::Models),
+    get("/v1/models/{model}", Endpoint::Model),
     post("/tokenize", Endpoint::Tokenize),
     post("/detokenize", Endpoint::Detokenize),
     post("/v1/load_lora_adapter", Endpoint::LoadAdapter),
@@ -188,6 +200,9 @@ impl Router {
         if !route.takes(request.method()) {
             return Some(Err(ApiError::wrong_method(route.methods())));
         }
+        if !route.endpoint.is_open() {
+            return None;
+        }
         Some(match route.endpoint {
             Endpoint::Health => Ok(json_response(StatusCode::OK, &json!({"status": "ok"}))),
             Endpoint::Ready if state.is_stopping() => Err(ApiError::stopping()),
@@ -197,6 +212,12 @@ impl Router {
                 Ok(json_response(StatusCode::OK, &json!({"version": env!("CARGO_PKG_VERSION")})))
             }
             Endpoint::Metrics => Ok(self.metrics()),
+            Endpoint::OpenApi => Ok(json_response(StatusCode::OK, &openapi::document(state))),
+            Endpoint::Docs => Ok(response(
+                StatusCode::OK,
+                "text/html; charset=utf-8",
+                Body::whole(openapi::PAGE.as_bytes()),
+            )),
             _ => return None,
         })
     }
@@ -244,6 +265,7 @@ impl Router {
         match route.endpoint {
             Endpoint::Chat => chat::answer(call).await,
             Endpoint::Completions => completions::answer(call).await,
+            Endpoint::Responses => responses::answer(call).await,
             Endpoint::Embeddings => embeddings::answer(call).await,
             Endpoint::Models => Ok(models::list(call)),
             Endpoint::Model => models::one(call),
@@ -251,10 +273,8 @@ impl Router {
             Endpoint::Detokenize => tokens::detokenize(call).await,
             Endpoint::LoadAdapter => adapters::load(call).await,
             Endpoint::UnloadAdapter => adapters::unload(call).await,
-            // Answered before.
-            Endpoint::Health | Endpoint::Ready | Endpoint::Version | Endpoint::Metrics => {
-                Err(ApiError::not_found("there is nothing here"))
-            }
+            // The open ones were answered before.
+            _ => Err(ApiError::not_found("there is nothing here")),
         }
     }
 }
@@ -268,5 +288,25 @@ fn request_id(headers: &HeaderMap) -> String {
     match headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).filter(is_fit) {
         Some(id) => id.to_owned(),
         None => format!("{:016x}{:016x}", random_number(), random_number()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_describes_every_path_and_no_other() {
+        let document = openapi::written();
+        let paths = document["paths"].as_object().unwrap();
+        assert_eq!(paths.len(), ROUTES.len(), "{:?}", paths.keys());
+        for route in ROUTES {
+            let methods = paths[route.path].as_object().unwrap();
+            let method = if route.post { "post" } else { "get" };
+            assert_eq!(methods.keys().collect::<Vec<_>>(), [method], "{}", route.path);
+            // What everybody may ask says so; all else wants a key.
+            let is_open = methods[method]["security"] == json!([]);
+            assert_eq!(is_open, route.endpoint.is_open(), "{}", route.path);
+        }
     }
 }

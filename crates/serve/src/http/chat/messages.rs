@@ -46,7 +46,11 @@ pub(crate) fn conversation(
         return Err(ApiError::field("continue_final_message", message));
     }
     let mut variables = BTreeMap::new();
-    if let Some(effort) = fields.text("reasoning_effort")? {
+    let effort = match fields.object("reasoning")? {
+        Some(reasoning) => reasoning.text("effort")?,
+        None => fields.text("reasoning_effort")?,
+    };
+    if let Some(effort) = effort {
         variables.insert("reasoning_effort".to_owned(), Value::from(effort));
     }
     if let Some(extra) = fields.object("chat_template_kwargs")? {
@@ -81,7 +85,7 @@ fn up_to_the_end_of(text: &str, last: &str) -> Result<String, ApiError> {
 }
 
 /// One message, with everything that templates read.
-fn message(fields: &Fields<'_>) -> Result<Message, ApiError> {
+pub(crate) fn message(fields: &Fields<'_>) -> Result<Message, ApiError> {
     let role = fields.text("role")?.ok_or_else(|| fields.missing("role"))?;
     if !ROLES.contains(&role) {
         let message = format!("the role `{role}` is unknown; known are {}", ROLES.join(", "));
