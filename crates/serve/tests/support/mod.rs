@@ -88,6 +88,10 @@ impl Running {
         self.opener.open(engine, Arc::new(model_text()));
     }
 
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
     /// Begins to drain.
     pub fn stop(&mut self) {
         let _ = self.stop.take().unwrap().send(());

@@ -21,6 +21,8 @@ use super::tiny_model;
 pub struct Script {
     /// One for each answer in turn; the last one again for all further ones.
     pub texts: Vec<String>,
+    /// What is said instead to prompts that hold a text.
+    pub replies: Vec<(String, String)>,
     /// Instead of an end token.
     pub endless: bool,
     pub refusal: Option<Refusal>,
@@ -150,7 +152,12 @@ impl Answering for ScriptedEngine {
         };
         self.seen.lock().unwrap().push(asked.clone());
         let turn = self.answered.fetch_add(1, Ordering::SeqCst);
-        let text = &script.texts[turn.min(script.texts.len() - 1)];
+        let prompt = self.tokenizer.decode(&request.prompt, false).unwrap_or_default();
+        let reply = script.replies.iter().find(|(asked, _)| prompt.contains(asked));
+        let text = match reply {
+            Some((_, said)) => said,
+            None => &script.texts[turn.min(script.texts.len() - 1)],
+        };
         let words = self.encode(text);
         let (sender, receiver) = mpsc::unbounded_channel();
         let cancelled = Arc::clone(&self.cancelled);

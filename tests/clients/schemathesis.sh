@@ -1,0 +1,18 @@
+#!/bin/sh
+# Sends a running server whatever its own OpenAPI document allows, and what it does not, and looks
+# for answers that the document does not promise: a 5xx first of all.
+#
+#     sh schemathesis.sh http://127.0.0.1:8000 [EXAMPLES [SEED]]
+#
+# Needs schemathesis (requirements.txt) on the path. Adapters are left out: loading one names a
+# folder of the server's machine.
+set -eu
+base=${1:?give the address of a running server}
+cd "$(mktemp -d)"
+exec schemathesis run "${base%/}/openapi.json" \
+    --checks not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,unsupported_method \
+    --exclude-path-regex lora_adapter \
+    --max-examples "${2:-50}" \
+    --seed "${3:-1}" \
+    --request-timeout 120 \
+    --continue-on-failure
