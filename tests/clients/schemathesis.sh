@@ -5,12 +5,13 @@
 #     sh schemathesis.sh http://127.0.0.1:8000 [EXAMPLES [SEED]]
 #
 # Needs schemathesis (requirements.txt) on the path. Adapters are left out: loading one names a
-# folder of the server's machine.
+# folder of the server's machine. That everything the document allows is taken is not checked: fields
+# that exclude each other, and regular expressions that are none, are beyond its words.
 set -eu
 base=${1:?give the address of a running server}
 cd "$(mktemp -d)"
 exec schemathesis run "${base%/}/openapi.json" \
-    --checks not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,unsupported_method \
+    --exclude-checks positive_data_acceptance \
     --exclude-path-regex lora_adapter \
     --max-examples "${2:-50}" \
     --seed "${3:-1}" \

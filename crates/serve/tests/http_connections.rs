@@ -12,7 +12,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use serve::http::{PageFile, ServerSettings, TlsFiles};
 use support::client::{Connection, events};
-use support::{Gate, Running, Script, get, post, post_stream, send, start, start_closed, start_with};
+use support::{
+    Gate, Running, Script, get, post, post_stream, send, start, start_closed, start_with,
+};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -259,8 +261,10 @@ fn metrics_count_what_happened() {
     assert_eq!(metric(&server, &format!("vllm:time_to_first_token_seconds_count{labels}")), 2.0);
     let between = metric(&server, &format!("vllm:inter_token_latency_seconds_count{labels}"));
     assert_eq!(between, 2.0 * (tokens as f64 - 1.0));
-    assert_eq!(metric(&server, &format!("vllm:request_generation_tokens_sum{labels}")),
-        2.0 * tokens as f64);
+    assert_eq!(
+        metric(&server, &format!("vllm:request_generation_tokens_sum{labels}")),
+        2.0 * tokens as f64
+    );
     let reason = "vllm:request_success_total{model_name=\"tiny\",finished_reason=\"stop\"}";
     assert_eq!(metric(&server, reason), 2.0);
     let status = "fungible:http_responses_total{model_name=\"tiny\",status=\"400\"}";

@@ -71,7 +71,10 @@ fn wrong_fields_are_named() {
         ),
         (json!({"guided_json": "no json"}), "guided_json"),
         (json!({"guided_choice": []}), "guided_choice"),
-        (json!({"structured_outputs": {"structural_tag": {}}}), "structured_outputs.structural_tag"),
+        (
+            json!({"structured_outputs": {"structural_tag": {}}}),
+            "structured_outputs.structural_tag",
+        ),
         (json!({"tools": [{"type": "search"}]}), "tools[0].type"),
         (json!({"tools": [{"type": "function"}]}), "tools[0].function"),
         (
@@ -242,9 +245,15 @@ fn keys_protect_what_costs_something() {
         assert_eq!(reply.error(401)["code"], "invalid_api_key");
         assert_eq!(reply.header("www-authenticate"), Some("Bearer"));
     }
-    for path in [TEXT, CHAT, "/v1/responses", "/v1/embeddings", "/tokenize", "/detokenize",
-        "/v1/load_lora_adapter"]
-    {
+    for path in [
+        TEXT,
+        CHAT,
+        "/v1/responses",
+        "/v1/embeddings",
+        "/tokenize",
+        "/detokenize",
+        "/v1/load_lora_adapter",
+    ] {
         post(&server, path, &json!({})).error(401);
     }
     let body = json!({"prompt": "a", "user": "me"}).to_string();
@@ -346,9 +355,8 @@ fn any_json() -> impl Strategy<Value = Value> {
     leaf.prop_recursive(3, 24, 4, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-            prop::collection::vec((field_name(), inner), 0..5).prop_map(|fields| {
-                Value::Object(fields.into_iter().collect())
-            }),
+            prop::collection::vec((field_name(), inner), 0..5)
+                .prop_map(|fields| { Value::Object(fields.into_iter().collect()) }),
         ]
     })
 }
@@ -356,13 +364,54 @@ fn any_json() -> impl Strategy<Value = Value> {
 /// Names that mean something somewhere.
 fn field_name() -> impl Strategy<Value = String> {
     prop::sample::select(vec![
-        "model", "messages", "prompt", "input", "role", "content", "type", "text", "tools",
-        "function", "name", "parameters", "tool_choice", "response_format", "json_schema", "schema",
-        "stop", "n", "max_tokens", "logprobs", "top_logprobs", "temperature", "seed", "logit_bias",
-        "stream", "stream_options", "guided_json", "structured_outputs", "json", "choice", "echo",
-        "continue_token_ids", "continue_final_message", "chat_template_kwargs", "tool_calls",
-        "arguments", "dimensions", "encoding_format", "tokens", "output", "call_id", "format",
-        "reasoning", "effort", "metadata", "lora_name", "lora_path", "documents",
+        "model",
+        "messages",
+        "prompt",
+        "input",
+        "role",
+        "content",
+        "type",
+        "text",
+        "tools",
+        "function",
+        "name",
+        "parameters",
+        "tool_choice",
+        "response_format",
+        "json_schema",
+        "schema",
+        "stop",
+        "n",
+        "max_tokens",
+        "logprobs",
+        "top_logprobs",
+        "temperature",
+        "seed",
+        "logit_bias",
+        "stream",
+        "stream_options",
+        "guided_json",
+        "structured_outputs",
+        "json",
+        "choice",
+        "echo",
+        "continue_token_ids",
+        "continue_final_message",
+        "chat_template_kwargs",
+        "tool_calls",
+        "arguments",
+        "dimensions",
+        "encoding_format",
+        "tokens",
+        "output",
+        "call_id",
+        "format",
+        "reasoning",
+        "effort",
+        "metadata",
+        "lora_name",
+        "lora_path",
+        "documents",
     ])
     .prop_map(str::to_owned)
 }
@@ -371,8 +420,16 @@ fn field_name() -> impl Strategy<Value = String> {
 fn no_body_makes_the_server_fail() {
     let settings = ServerSettings { adapters_at_run_time: true, ..ServerSettings::default() };
     let server = start_with(Script::saying("x"), settings);
-    let paths = [TEXT, CHAT, "/v1/responses", "/v1/embeddings", "/tokenize", "/detokenize",
-        "/v1/load_lora_adapter", "/v1/unload_lora_adapter"];
+    let paths = [
+        TEXT,
+        CHAT,
+        "/v1/responses",
+        "/v1/embeddings",
+        "/tokenize",
+        "/detokenize",
+        "/v1/load_lora_adapter",
+        "/v1/unload_lora_adapter",
+    ];
     let mut good = vec![
         json!({"prompt": "a"}),
         json!({"messages": [{"role": "user", "content": "a"}]}),

@@ -19,7 +19,10 @@ fn a_whole_response_has_its_items() {
     let body = json!({"model": MODEL, "input": "Hi", "instructions": "Be brief.", "tools": tools(),
         "metadata": {"a": "b"}, "max_output_tokens": 300});
     let response = post(&server, PATH, &body).ok();
-    assert_eq!((&response["object"], &response["status"]), (&json!("response"), &json!("completed")));
+    assert_eq!(
+        (&response["object"], &response["status"]),
+        (&json!("response"), &json!("completed"))
+    );
     assert_eq!(response["instructions"], "Be brief.");
     assert_eq!(response["metadata"], json!({"a": "b"}));
     assert_eq!((&response["store"], &response["error"]), (&json!(false), &Value::Null));
@@ -53,13 +56,24 @@ fn events_come_in_order_and_numbered() {
     }
     names.dedup();
     let expected = [
-        "created", "in_progress",
-        "output_item.added", "content_part.added", "reasoning_text.delta",
-        "reasoning_text.done", "content_part.done", "output_item.done",
-        "output_item.added", "content_part.added", "output_text.delta",
-        "output_text.done", "content_part.done", "output_item.done",
-        "output_item.added", "function_call_arguments.delta",
-        "function_call_arguments.done", "output_item.done",
+        "created",
+        "in_progress",
+        "output_item.added",
+        "content_part.added",
+        "reasoning_text.delta",
+        "reasoning_text.done",
+        "content_part.done",
+        "output_item.done",
+        "output_item.added",
+        "content_part.added",
+        "output_text.delta",
+        "output_text.done",
+        "content_part.done",
+        "output_item.done",
+        "output_item.added",
+        "function_call_arguments.delta",
+        "function_call_arguments.done",
+        "output_item.done",
         "completed",
     ];
     assert_eq!(names, expected);
@@ -135,8 +149,10 @@ fn what_would_have_to_be_kept_is_refused() {
         (json!({"input": [{"type": "item_reference", "id": "x"}]}), "input[0].type"),
         (json!({"input": []}), "input"),
         (json!({"input": [{"type": "reasoning"}]}), "input"),
-        (json!({"input": [{"type": "function_call", "call_id": "1", "name": "f"}]}),
-            "input[0].arguments"),
+        (
+            json!({"input": [{"type": "function_call", "call_id": "1", "name": "f"}]}),
+            "input[0].arguments",
+        ),
         (json!({"input": 5}), "input"),
         (json!({"text": {"format": {"type": "yaml"}}}), "text.format.type"),
     ] {

@@ -102,23 +102,25 @@ pub(crate) fn json_response(status: StatusCode, value: &impl Serialize) -> Respo
     }
 }
 
-/// The JSON of a request.
+/// What should be the JSON of a request.
 ///
 /// # Errors
-/// 415, 413, 408, or 400 if it is not JSON.
-pub(crate) async fn read_json(
+/// 415, 413, 408, or 400 if it is cut off.
+pub(crate) async fn read(
     request: Request<Incoming>,
     limit_bytes: usize,
     limit: Duration,
-) -> Result<Value, ApiError> {
+) -> Result<Vec<u8>, ApiError> {
     if !is_json(request.headers()) {
         return Err(ApiError::wrong_content_type());
     }
-    let reading = read(request.into_body(), limit_bytes);
-    let bytes = tokio::time::timeout(limit, reading)
+    tokio::time::timeout(limit, collect(request.into_body(), limit_bytes))
         .await
-        .map_err(|_| ApiError::too_slow("the body did not arrive in time"))??;
-    serde_json::from_slice(&bytes)
+        .map_err(|_| ApiError::too_slow("the body did not arrive in time"))?
+}
+
+pub(crate) fn parse(bytes: &[u8]) -> Result<Value, ApiError> {
+    serde_json::from_slice(bytes)
         .map_err(|error| ApiError::invalid(format!("the body is not valid JSON: {error}")))
 }
 
@@ -131,7 +133,7 @@ fn is_json(headers: &header::HeaderMap) -> bool {
     media_type == "application/json" || media_type.ends_with("+json")
 }
 
-async fn read(mut body: Incoming, limit_bytes: usize) -> Result<Vec<u8>, ApiError> {
+async fn collect(mut body: Incoming, limit_bytes: usize) -> Result<Vec<u8>, ApiError> {
     use hyper::body::Body as _;
     if body.size_hint().lower() > limit_bytes as u64 {
         return Err(ApiError::too_large(limit_bytes));

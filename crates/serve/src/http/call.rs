@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
-
+use super::body::parse;
 use super::error::ApiError;
 use super::fields::Fields;
 use super::model_text::ModelText;
@@ -23,8 +22,8 @@ pub(crate) struct Loaded {
 pub(crate) struct Call {
     pub state: Arc<State>,
     pub loaded: Loaded,
-    /// Null where the path takes none.
-    pub body: Value,
+    /// Empty where the path takes none.
+    pub body: Vec<u8>,
     /// What stands behind the path's fixed part: a model's name.
     pub rest: String,
     /// The owner that the key belongs to.
@@ -48,7 +47,7 @@ impl Call {
         owner: Option<String>,
         record: Record,
     ) -> Call {
-        Call { state, loaded, body: Value::Null, rest, owner, record: Some(record) }
+        Call { state, loaded, body: Vec::new(), rest, owner, record: Some(record) }
     }
 
     /// # Errors
@@ -84,10 +83,11 @@ impl Call {
         let body = std::mem::take(&mut self.body);
         let (state, loaded) = (Arc::clone(&self.state), self.loaded.clone());
         let owner = self.owner.clone();
-        let permit = Arc::clone(&state.workers).acquire_owned().await;
+        let permit = state.worker(body.len()).acquire_owned().await;
         let permit = permit.map_err(|_| ApiError::stopping())?;
         let thinking = tokio::task::spawn_blocking(move || {
             let _permit = permit;
+            let body = parse(&body)?;
             let fields = Fields::of_body(&body)?;
             work(&Thinking {
                 fields,

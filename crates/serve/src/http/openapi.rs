@@ -17,14 +17,22 @@ pub(crate) fn written() -> Value {
     serde_json::from_str(WRITTEN).unwrap_or_default()
 }
 
-/// The document with what this server knows: its version and the names of its models.
+/// The document with what this server knows: its version, its models, whether it wants a key.
 pub(crate) fn document(state: &State) -> Value {
     let mut document = written();
     document["info"]["version"] = json!(env!("CARGO_PKG_VERSION"));
+    if state.settings.api_keys.is_empty()
+        && let Value::Object(fields) = &mut document
+    {
+        fields.remove("security");
+    }
     if let Some(loaded) = state.loaded() {
         let mut names = loaded.model.served_names.clone();
         names.extend(loaded.answering.adapters());
-        document["components"]["schemas"]["ModelName"]["enum"] = json!(names);
+        let schemas = &mut document["components"]["schemas"];
+        schemas["ModelName"]["enum"] = json!(names);
+        let dimensions = &mut schemas["EmbeddingRequest"]["properties"]["dimensions"];
+        dimensions["maximum"] = json!(loaded.answering.limits().hidden_size);
     }
     document
 }

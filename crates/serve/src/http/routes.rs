@@ -8,7 +8,7 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::json;
 
-use super::body::{Body, json_response, read_json, response};
+use super::body::{self, Body, json_response, response};
 use super::call::Call;
 use super::connections::Serve;
 use super::error::ApiError;
@@ -260,7 +260,7 @@ impl Router {
                 return Err(ApiError::stopping());
             }
             let settings = &self.state.settings;
-            call.body = read_json(request, settings.body_bytes_max, settings.body_limit).await?;
+            call.body = body::read(request, settings.body_bytes_max, settings.body_limit).await?;
         }
         match route.endpoint {
             Endpoint::Chat => chat::answer(call).await,

@@ -10,13 +10,17 @@ use super::flight::Flights;
 use super::metrics::Metrics;
 use super::settings::ServerSettings;
 
+const LONG_BODY_BYTES: usize = 256 << 10;
+
 /// The server, seen from a request.
 pub(crate) struct State {
     pub settings: ServerSettings,
     pub metrics: Arc<Metrics>,
     pub flights: Flights,
     /// One permit for each processor.
-    pub workers: Arc<Semaphore>,
+    workers: Arc<Semaphore>,
+    /// One permit for long bodies, which take seconds: short ones do not wait for them.
+    long_worker: Arc<Semaphore>,
     loaded: OnceLock<Loaded>,
     stopping: AtomicBool,
 }
@@ -29,9 +33,16 @@ impl State {
             metrics: Arc::new(Metrics::new()),
             flights: Flights::new(),
             workers: Arc::new(Semaphore::new(processors)),
+            long_worker: Arc::new(Semaphore::new(1)),
             loaded: OnceLock::new(),
             stopping: AtomicBool::new(false),
         }
+    }
+
+    /// Whose permit work on a body of so many bytes needs.
+    pub fn worker(&self, body_bytes: usize) -> Arc<Semaphore> {
+        let is_long = body_bytes > LONG_BODY_BYTES;
+        Arc::clone(if is_long { &self.long_worker } else { &self.workers })
     }
 
     /// From here on requests are answered. The first model stays.

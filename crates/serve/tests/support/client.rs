@@ -117,8 +117,8 @@ impl Connection {
     pub fn read_chunk(&mut self) -> Option<Vec<u8>> {
         let mut line = String::new();
         self.stream.read_line(&mut line).unwrap();
-        let length = usize::from_str_radix(line.trim(), 16)
-            .unwrap_or_else(|_| panic!("no chunk: {line:?}"));
+        let length =
+            usize::from_str_radix(line.trim(), 16).unwrap_or_else(|_| panic!("no chunk: {line:?}"));
         let mut chunk = vec![0; length + 2];
         self.stream.read_exact(&mut chunk).unwrap();
         chunk.truncate(length);

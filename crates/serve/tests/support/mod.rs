@@ -65,11 +65,8 @@ pub fn start_with(script: Script, settings: ServerSettings) -> Running {
 
 /// One whose model is still to come.
 pub fn start_closed(script: Script, settings: ServerSettings) -> Running {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let engine = Arc::new(ScriptedEngine::new(script, runtime.handle().clone()));
     let server = Server::starting(settings).unwrap();
     let opener = server.opener();

@@ -254,10 +254,8 @@ async fn say(
         if request.end_tokens.contains(&token) {
             break Finish::EndToken(token);
         }
-        let alternative = |place: u32| Alternative {
-            token: token + place,
-            log_prob: -0.5 - place as f32,
-        };
+        let alternative =
+            |place: u32| Alternative { token: token + place, log_prob: -0.5 - place as f32 };
         let top = (0..request.top_log_probs as u32).map(alternative).collect();
         send(Event::Token(Drawn { token, log_prob: -0.5, top }));
         count += 1;
