@@ -123,6 +123,7 @@ fn embeddings_come_as_numbers_or_base64() {
         (json!({"input": [5], "dimensions": 9}), "dimensions"),
         (json!({"input": []}), "input"),
         (json!({"input": ""}), "input"),
+        (json!({"input": [[5], []]}), "input"),
         (json!({"input": ["a", {}]}), "input[1]"),
         (json!({"input": [1, "a"]}), "input"),
         (json!({"input": "a", "encoding_format": "hex"}), "encoding_format"),

@@ -58,6 +58,7 @@ fn wrong_fields_are_named() {
         (json!({"stop": vec!["x"; 17]}), "stop"),
         (json!({"stop_token_ids": [-1]}), "stop_token_ids"),
         (json!({"seed": 0.5}), "seed"),
+        (json!({"seed": -9223372036854775809.0}), "seed"),
         (json!({"stream": "yes"}), "stream"),
         (json!({"top_logprobs": 5}), "top_logprobs"),
         (json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs"),

@@ -16,6 +16,7 @@ const INPUTS_MAX: usize = 2048;
 
 struct Asked {
     model: String,
+    owner: String,
     inputs: Vec<Vec<u32>>,
     dimensions: usize,
     base64: bool,
@@ -27,6 +28,7 @@ pub(crate) async fn answer(call: &mut Call) -> Result<Response<Body>, ApiError> 
     let limit = call.state.settings.request_limit;
     let record = call.record()?;
     record.model.clone_from(&asked.model);
+    record.owner = asked.owner;
     record.prompt_tokens = lengths.iter().sum();
     let deadline = tokio::time::Instant::from_std(record.arrived) + limit;
     // All are begun before any is waited for, so that the engine can take them together.
@@ -56,17 +58,12 @@ fn read(thinking: &Thinking<'_>) -> Result<Asked, ApiError> {
         let message = "embeddings are made by the base model only; name that";
         return Err(ApiError::unsupported("model", message));
     }
+    let owner = thinking.owner(fields.text("user")?);
     let limits = thinking.loaded.answering.limits();
     let model = &thinking.loaded.model;
     let input = fields.get("input").ok_or_else(|| fields.missing("input"))?;
-    let encode = |text: &str| {
-        let tokens = model.encode(text, true, limits)?;
-        if tokens.is_empty() {
-            return Err(ApiError::field("input", "an input is empty; give at least one character"));
-        }
-        Ok(tokens)
-    };
-    let inputs = match input {
+    let encode = |text: &str| model.encode(text, true, limits);
+    let inputs: Vec<Vec<u32>> = match input {
         Value::String(text) => vec![encode(text)?],
         Value::Array(items) if items.is_empty() => {
             return Err(ApiError::field("input", "input is empty; give at least one text"));
@@ -91,6 +88,9 @@ fn read(thinking: &Thinking<'_>) -> Result<Asked, ApiError> {
             ));
         }
     };
+    if inputs.iter().any(Vec::is_empty) {
+        return Err(ApiError::field("input", "an input is empty; give at least one token"));
+    }
     let base64 = match fields.text("encoding_format")? {
         None | Some("float") => false,
         Some("base64") => true,
@@ -103,6 +103,7 @@ fn read(thinking: &Thinking<'_>) -> Result<Asked, ApiError> {
         fields.integer("dimensions", 1..=limits.hidden_size as i128)?.map(|number| number as usize);
     Ok(Asked {
         model: weights.name,
+        owner,
         inputs,
         dimensions: dimensions.unwrap_or(limits.hidden_size),
         base64,

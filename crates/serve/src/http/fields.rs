@@ -165,7 +165,8 @@ pub(crate) fn wrong_type(path: String, wanted: &str, found: &Value) -> ApiError 
     ApiError::field(path.clone(), format!("{path} must be {wanted}, not {found}"))
 }
 
-/// JSON knows one kind of number, so `5.0` is an integer.
+/// JSON knows one kind of number, so `5.0` is an integer. Larger ones are taken only if they were
+/// written as such: a float may have been rounded.
 fn whole_number(value: &Value) -> Option<i128> {
     if let Some(number) = value.as_i64() {
         return Some(i128::from(number));
@@ -173,5 +174,7 @@ fn whole_number(value: &Value) -> Option<i128> {
     if let Some(number) = value.as_u64() {
         return Some(i128::from(number));
     }
-    value.as_f64().filter(|number| number.fract() == 0.0).map(|number| number as i128)
+    const EXACT_MAX: f64 = (1_u64 << f64::MANTISSA_DIGITS) as f64;
+    let is_exact = |number: &f64| number.fract() == 0.0 && number.abs() <= EXACT_MAX;
+    value.as_f64().filter(is_exact).map(|number| number as i128)
 }

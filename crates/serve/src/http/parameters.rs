@@ -13,7 +13,7 @@ use crate::engine::Sampling;
 const CHOICES_MAX: i128 = 128;
 const STOP_STRINGS_MAX: usize = 16;
 /// Looking for a stop string takes time with its length.
-const STOP_STRING_BYTES_MAX: usize = 4096;
+const STOP_STRING_CHARACTERS_MAX: usize = 1024;
 /// Far above where a model still says anything.
 const TEMPERATURE_MAX: f64 = 100.0;
 
@@ -138,8 +138,9 @@ fn stop_strings(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
     if stop.iter().any(String::is_empty) {
         return wrong("stop has an empty string, which would end every answer at once".to_owned());
     }
-    if stop.iter().any(|text| text.len() > STOP_STRING_BYTES_MAX) {
-        return wrong(format!("a stop string has more than {STOP_STRING_BYTES_MAX} bytes"));
+    if stop.iter().any(|text| text.chars().count() > STOP_STRING_CHARACTERS_MAX) {
+        let message = format!("a stop string has over {STOP_STRING_CHARACTERS_MAX} characters");
+        return wrong(message);
     }
     Ok(stop)
 }

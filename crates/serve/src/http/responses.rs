@@ -103,8 +103,10 @@ fn read(thinking: &Thinking<'_>) -> Result<Asked, ApiError> {
     let weights = thinking.weights()?;
     refuse_unsupported(fields)?;
     let parameters = Parameters::read(fields, &["max_output_tokens"], model, thinking.settings)?;
-    let includes = fields.texts("include")?;
-    let log_probs = includes.iter().any(|wanted| wanted == INCLUDE_LOG_PROBS);
+    let log_probs = match fields.list("include")? {
+        Some(_) => fields.texts("include")?.iter().any(|wanted| wanted == INCLUDE_LOG_PROBS),
+        None => false,
+    };
     let top = top_log_probs(fields, "top_logprobs")?.unwrap_or(0);
     let shape = Shape::of_responses(fields)?;
     let text = messages::conversation(fields, input::messages(fields)?, &shape, model)?;

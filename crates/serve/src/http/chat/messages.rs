@@ -58,9 +58,13 @@ pub(crate) fn conversation(
     }
     let last = messages.last().and_then(|message| message.0.get("content")?.as_str());
     let last = last.unwrap_or_default().to_owned();
+    let documents = fields.list("documents")?;
+    for (at, document) in documents.into_iter().flatten().enumerate() {
+        Fields::of(document, format!("documents[{at}]"))?;
+    }
     let input = ChatInput {
         tools: shape.template_tools(),
-        documents: fields.list("documents")?.cloned(),
+        documents: documents.cloned(),
         add_generation_prompt: begins_answer.unwrap_or(!continues),
         variables,
         ..ChatInput::new(messages)
