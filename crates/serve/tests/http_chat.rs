@@ -224,7 +224,7 @@ fn stop_strings_end_an_answer_and_cancel_the_rest() {
     let mut script = Script::saying("one two three");
     script.endless = true;
     let server = start(script);
-    let body = ask(json!({"stop": [" three"], "max_tokens": 500}));
+    let body = ask(json!({"stop": ["four", " three"], "max_tokens": 500}));
     let answer = post(&server, PATH, &body).ok();
     assert_eq!(answer["choices"][0]["message"]["content"], "one two");
     assert_eq!(answer["choices"][0]["finish_reason"], "stop");

@@ -23,9 +23,16 @@ pub(crate) struct Step {
     /// Every token since the last step, with text or without.
     pub drawn: Vec<Drawn>,
     pub deltas: Vec<Delta>,
-    /// Since the token before, or since the request for the first one.
-    pub waited: Option<Duration>,
+    pub pace: Option<Pace>,
     pub end: Option<End>,
+}
+
+/// When a token came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    First,
+    /// So long after the one before.
+    Next(Duration),
 }
 
 /// How an answer ended.
@@ -78,7 +85,6 @@ pub(crate) struct Generation<'m> {
     parser: Option<Box<dyn OutputParser>>,
     /// Dropped as soon as nothing more is wanted of the engine.
     answer: Option<Answer>,
-    stop: Vec<String>,
     /// Whether it has called a function.
     calls: bool,
     counts: Counts,
@@ -127,7 +133,6 @@ impl<'m> Generation<'m> {
             text,
             parser,
             answer: None,
-            stop: parameters.stop.clone(),
             calls: false,
             counts: Counts::default(),
             clock: Clock { submitted: now, started: None, first: None, last: now },
@@ -199,7 +204,11 @@ impl<'m> Generation<'m> {
 
     fn token(&mut self, drawn: Drawn) -> Result<Step, ApiError> {
         let now = Instant::now();
-        let mut step = Step { waited: Some(now - self.clock.last), ..Step::default() };
+        let pace = match self.clock.first {
+            None => Pace::First,
+            Some(_) => Pace::Next(now - self.clock.last),
+        };
+        let mut step = Step { pace: Some(pace), ..Step::default() };
         self.clock.started.get_or_insert(now);
         self.clock.first.get_or_insert(now);
         self.clock.last = now;
@@ -262,11 +271,7 @@ impl<'m> Generation<'m> {
             self.show(deltas, step);
         }
         if piece.stopped && !self.has_ended {
-            // With several stop strings the stream does not say which one it was.
-            let reason = match &self.stop[..] {
-                [only] => Some(StopReason::Text(only.clone())),
-                _ => None,
-            };
+            let reason = self.text.found().map(|text| StopReason::Text(text.to_owned()));
             self.end(step, FinishReason::Stop, reason);
         }
     }

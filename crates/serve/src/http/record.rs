@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::generation::{End, Step};
+use super::generation::{End, Pace, Step};
 use super::metrics::Metrics;
 
 /// Stands for "the client left", as nginx has it; never sent.
@@ -68,14 +68,14 @@ impl Record {
     }
 
     pub fn saw(&mut self, step: &Step) {
-        if let Some(waited) = step.waited {
-            if self.first_token.is_none() {
+        match step.pace {
+            Some(Pace::First) => {
                 let first = self.arrived.elapsed();
-                self.first_token = Some(first);
+                self.first_token.get_or_insert(first);
                 self.metrics.first_token.observe_time(first);
-            } else {
-                self.metrics.inter_token.observe_time(waited);
             }
+            Some(Pace::Next(waited)) => self.metrics.inter_token.observe_time(waited),
+            None => {}
         }
         if let Some(end) = &step.end {
             self.saw_end(end);
@@ -123,7 +123,8 @@ impl Drop for Record {
         }
         let milliseconds = |time: Duration| time.as_secs_f64() * 1000.0;
         let total_ms = milliseconds(self.arrived.elapsed());
-        if self.answers == 0 && self.error.is_none() {
+        // Probes and lists are many and say little.
+        if self.model.is_empty() && self.error.is_none() {
             tracing::debug!(target: "fungible::http", path = self.path, id = self.id, status, total_ms, "request");
             return;
         }

@@ -163,8 +163,8 @@ impl<W: Writer> Task<W> {
                 // Whoever is gone is noticed before anything is done for him.
                 biased;
                 () = sender.closed() => return Err(Gone),
-                step = choices.next() => step,
                 () = sleep_until(deadline) => Some((0, Err(took_too_long()))),
+                step = choices.next() => step,
                 () = sleep_until(Instant::now() + SILENCE_MAX) => {
                     self.events.comment();
                     self.send().await?;

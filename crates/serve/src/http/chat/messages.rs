@@ -97,6 +97,10 @@ pub(crate) fn message(fields: &Fields<'_>) -> Result<Message, ApiError> {
     }
     // OpenAI's newer name for what models know as the system's words.
     let role = if role == "developer" { "system" } else { role };
+    // Templates take these for texts.
+    for name in ["name", "tool_call_id", "reasoning_content"] {
+        fields.text(name)?;
+    }
     let mut message = fields.map().clone();
     message.retain(|_, value| !value.is_null());
     message.insert("role".to_owned(), role.into());
@@ -158,6 +162,9 @@ fn tool_calls(fields: &Fields<'_>) -> Result<Option<Value>, ApiError> {
         let call = Fields::of(call, fields.path(&format!("tool_calls[{at}]")))?;
         let function = call.object("function")?.ok_or_else(|| call.missing("function"))?;
         let name = function.text("name")?.ok_or_else(|| function.missing("name"))?;
+        for field in ["id", "type"] {
+            call.text(field)?;
+        }
         let mut shown = call.map().clone();
         let mut inner: Map<String, Value> = function.map().clone();
         inner.insert("name".to_owned(), name.into());

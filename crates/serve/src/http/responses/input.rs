@@ -35,6 +35,7 @@ pub(super) fn messages(fields: &Fields<'_>) -> Result<Vec<Message>, ApiError> {
 
 fn take(item: &Fields<'_>, found: &mut Vec<Message>) -> Result<(), ApiError> {
     match item.text("type")?.unwrap_or("message") {
+        "message" if item.get("content").is_none() => return Err(item.missing("content")),
         "message" => found.push(message(item)?),
         "function_call" => {
             let name = item.text("name")?.ok_or_else(|| item.missing("name"))?;
