@@ -5,8 +5,8 @@
 #     sh schemathesis.sh http://127.0.0.1:8000 [EXAMPLES [SEED]]
 #
 # Needs schemathesis (requirements.txt) on the path. Adapters are left out: loading one names a
-# folder of the server's machine. That everything the document allows is taken is not checked: fields
-# that exclude each other, and regular expressions that are none, are beyond its words.
+# folder of the server's machine. That everything the document allows is taken is not checked:
+# fields that exclude each other, and regular expressions that are none, are beyond its words.
 set -eu
 base=${1:?give the address of a running server}
 cd "$(mktemp -d)"

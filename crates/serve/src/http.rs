@@ -131,7 +131,8 @@ impl Server {
         }
         shutdown.await;
         state.stop();
-        tracing::info!(target: "fungible::http", under_way = *state.flights.watch().borrow(), "draining");
+        let under_way = *state.flights.watch().borrow();
+        tracing::info!(target: "fungible::http", under_way, "draining");
         // What is left after the limit is cut off; the count says how much that was.
         let _ = timeout(state.settings.drain_limit, state.flights.none()).await;
         let left = *state.flights.watch().borrow();

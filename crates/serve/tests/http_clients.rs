@@ -1,6 +1,6 @@
 //! Other people's clients (`tests/clients`): OpenAI's own, and schemathesis on our own document.
-//! Needs a Python that has them (`tests/clients/requirements.txt`): the one in `FUNGIBLE_PYTHON`, or
-//! `python3`.
+//! Needs a Python that has them (`tests/clients/requirements.txt`): the one in `FUNGIBLE_PYTHON`,
+//! or `python3`.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 

@@ -83,7 +83,7 @@ pub(crate) async fn serve<S: Serve>(
                     connections.spawn(connection.run(stream));
                 }
                 Some((_, Err(error))) => {
-                    tracing::warn!(target: "fungible::http", %error, "a connection was not accepted");
+                    tracing::warn!(target: "fungible::http", %error, "a connection was refused");
                     sleep(ACCEPT_AGAIN).await;
                 }
                 None => break,

@@ -26,7 +26,7 @@ pub(crate) fn headers(
         (header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS")),
         (
             header::ACCESS_CONTROL_ALLOW_HEADERS,
-            // `*` does not cover `authorization`. The rest is what OpenAI's client for browsers adds.
+            // `*` does not cover `authorization`, and OpenAI's client adds headers of its own.
             request
                 .get(header::ACCESS_CONTROL_REQUEST_HEADERS)
                 .cloned()

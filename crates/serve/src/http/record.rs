@@ -125,7 +125,14 @@ impl Drop for Record {
         let total_ms = milliseconds(self.arrived.elapsed());
         // Probes and lists are many and say little.
         if self.model.is_empty() && self.error.is_none() {
-            tracing::debug!(target: "fungible::http", path = self.path, id = self.id, status, total_ms, "request");
+            tracing::debug!(
+                target: "fungible::http",
+                path = self.path,
+                id = self.id,
+                status,
+                total_ms,
+                "request"
+            );
             return;
         }
         tracing::info!(

@@ -13,7 +13,10 @@ use super::settings::TlsFiles;
 /// Why TLS cannot be offered.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    #[error("the certificates in {} cannot be used; give PEM, the server's own first", .path.display())]
+    #[error(
+        "the certificates in {} cannot be used; give PEM, the server's own first",
+        .path.display()
+    )]
     Certificates {
         path: PathBuf,
         #[source]
