@@ -18,13 +18,26 @@ pub struct TextStream<'t> {
     /// Decoded text that may be the beginning of a stop string.
     held: String,
     stopped: bool,
+    /// Which of `stop` was completed.
+    found: Option<usize>,
 }
 
 impl<'t> TextStream<'t> {
     /// An answer that follows `prompt` and ends before any of the texts in `stop`.
     pub fn new(tokenizer: &'t Tokenizer, prompt: &[u32], stop: Vec<String>) -> TextStream<'t> {
         let decoder = IncrementalDecoder::new(prompt, true);
-        TextStream { tokenizer, decoder, stop, held: String::new(), stopped: false }
+        TextStream { tokenizer, decoder, stop, held: String::new(), stopped: false, found: None }
+    }
+
+    /// The same, but control tokens are shown as their vocabulary spells them: some models write
+    /// tool calls with them.
+    pub fn with_special_tokens(
+        tokenizer: &'t Tokenizer,
+        prompt: &[u32],
+        stop: Vec<String>,
+    ) -> TextStream<'t> {
+        let decoder = IncrementalDecoder::new(prompt, false);
+        TextStream { tokenizer, decoder, stop, held: String::new(), stopped: false, found: None }
     }
 
     /// # Errors
@@ -47,14 +60,21 @@ impl<'t> TextStream<'t> {
         self.stopped
     }
 
+    /// The stop string that was completed.
+    pub fn found(&self) -> Option<&str> {
+        self.found.and_then(|index| self.stop.get(index)).map(String::as_str)
+    }
+
     fn take(&mut self, text: &str, last: bool) -> Piece {
         if self.stopped {
             return Piece { text: String::new(), stopped: true };
         }
         self.held.push_str(text);
-        let found = self.stop.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
-        if let Some(place) = found {
+        let places = self.stop.iter().enumerate();
+        let places = places.filter_map(|(index, stop)| Some((self.held.find(stop)?, index)));
+        if let Some((place, index)) = places.min() {
             self.stopped = true;
+            self.found = Some(index);
             self.held.truncate(place);
             return Piece { text: std::mem::take(&mut self.held), stopped: true };
         }

@@ -93,17 +93,6 @@ impl ModelStructures {
         Ok(ModelStructures { tokenizer, factory, tools, reasoning })
     }
 
-    /// Whether a parser must see special tokens: decode with them kept, for answers that go through
-    /// one.
-    pub fn needs_special_tokens(&self) -> bool {
-        let tools = self
-            .tools
-            .into_iter()
-            .flat_map(|tools| [Some(tools.opening()), tools.closing()].into_iter().flatten());
-        let thoughts = self.reasoning.into_iter().flat_map(|_| ["<think>", "</think>"]);
-        tools.chain(thoughts).any(|tag| grammar::tag(&self.tokenizer, tag).special)
-    }
-
     /// How thoughts stand in the answer to `prompt`, for templates that open the tag in some prompts
     /// and not in others.
     pub fn reasoning_behind(&self, prompt: &str) -> Option<ReasoningFormat> {
@@ -213,12 +202,26 @@ impl ModelStructures {
 }
 
 impl Structures for ModelStructures {
-    fn constraint(&self, spec: &StructureSpec) -> Result<Box<dyn Constraint>, StructureError> {
-        self.constraint_with(spec, self.reasoning)
+    fn constraint(
+        &self,
+        spec: &StructureSpec,
+        prompt: &str,
+    ) -> Result<Box<dyn Constraint>, StructureError> {
+        self.constraint_with(spec, self.reasoning_behind(prompt))
     }
 
-    fn parser(&self, tools: bool, reasoning: bool) -> Box<dyn OutputParser> {
-        Box::new(self.parser_with(tools, self.reasoning.filter(|_| reasoning)))
+    fn parser(&self, tools: bool, prompt: &str) -> Box<dyn OutputParser> {
+        Box::new(self.parser_with(tools, self.reasoning_behind(prompt)))
+    }
+
+    /// Decode with special tokens kept, for answers that go through a parser.
+    fn needs_special_tokens(&self) -> bool {
+        let tools = self
+            .tools
+            .into_iter()
+            .flat_map(|tools| [Some(tools.opening()), tools.closing()].into_iter().flatten());
+        let thoughts = self.reasoning.into_iter().flat_map(|_| ["<think>", "</think>"]);
+        tools.chain(thoughts).any(|tag| grammar::tag(&self.tokenizer, tag).special)
     }
 }
 

@@ -19,5 +19,5 @@ pub use serving::{Engine, EngineSettings};
 pub use interface::{Answering, EmbedError, Embedding, Limits, Stats};
 pub use request::{
     Alternative, Answer, Constraint, Drawn, Event, Failure, Finish, Finished, Refusal, Request,
-    Sampling, Timing,
+    Sampling, Started, Timing,
 };

@@ -2,6 +2,7 @@
 
 pub mod constraint;
 pub mod engine;
+pub mod http;
 pub mod load;
 pub mod page;
 pub mod parse;

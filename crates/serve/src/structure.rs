@@ -72,14 +72,22 @@ pub trait OutputParser: Send {
 
 /// Grammars and parsers for one model.
 pub trait Structures: Send + Sync {
-    /// What holds an answer to `spec`. Takes milliseconds: not for a thread that serves others.
+    /// What holds an answer to `prompt`, whose end may have begun the reasoning, to `spec`. Takes
+    /// milliseconds: not for a thread that serves others.
     ///
     /// # Errors
     /// What cannot be enforced and why.
-    fn constraint(&self, spec: &StructureSpec) -> Result<Box<dyn Constraint>, StructureError>;
+    fn constraint(
+        &self,
+        spec: &StructureSpec,
+        prompt: &str,
+    ) -> Result<Box<dyn Constraint>, StructureError>;
 
-    /// Takes tool calls, reasoning or both out of an answer.
-    fn parser(&self, tools: bool, reasoning: bool) -> Box<dyn OutputParser>;
+    /// Takes reasoning, and tool calls if there are `tools`, out of an answer to `prompt`.
+    fn parser(&self, tools: bool, prompt: &str) -> Box<dyn OutputParser>;
+
+    /// Whether a parser must see special tokens.
+    fn needs_special_tokens(&self) -> bool;
 }
 
 /// What the client asked for cannot be had; 400 in HTTP.

@@ -263,7 +263,7 @@ fn times() {
     }
     for spec in specs {
         let begun = std::time::Instant::now();
-        drop(subject.structures.constraint(&spec).unwrap());
+        drop(subject.structures.constraint(&spec, "").unwrap());
         let compiled = begun.elapsed();
         let (mut masks, mut steps) = (Vec::new(), Vec::new());
         for seed in 0..8 {

@@ -46,6 +46,7 @@ fn finish(mut answer: Answer) -> Result<(Vec<u32>, Finished), Failure> {
     let mut tokens = Vec::new();
     loop {
         match answer.next_blocking().expect("an answer has an end") {
+            Event::Started(_) => {}
             Event::Token(drawn) => tokens.push(drawn.token),
             Event::Finished(finished) => return Ok((tokens, finished)),
             Event::Failed(failure) => return Err(failure),
@@ -194,6 +195,7 @@ fn who_leaves_frees_the_memory() {
     let mut answers: Vec<Answer> =
         (0..8).map(|n| engine.submit(request(&[n, n + 1, n + 2], 50)).unwrap()).collect();
     for answer in &mut answers[..2] {
+        assert!(matches!(answer.next_blocking(), Some(Event::Started(_))));
         assert!(matches!(answer.next_blocking(), Some(Event::Token(_))));
     }
     drop(answers);

@@ -25,7 +25,7 @@ fn grammar(text: impl Into<String>) -> StructureSpec {
 
 /// Draws an answer of up to 200 tokens. What goes wrong on the way must be said in an error.
 fn survive(subject: &Subject, spec: &StructureSpec) {
-    let Ok(mut constraint) = subject.structures.constraint(spec) else { return };
+    let Ok(mut constraint) = subject.structures.constraint(spec, "") else { return };
     let mut random = 1_u64;
     for _ in 0..200 {
         if constraint.is_complete() {

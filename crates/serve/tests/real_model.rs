@@ -128,6 +128,7 @@ fn finish(mut answer: Answer) -> (Given, Finished) {
     let mut given = Given::default();
     loop {
         match answer.next_blocking().expect("an answer has an end") {
+            Event::Started(_) => {}
             Event::Token(drawn) => {
                 given.tokens.push(drawn.token);
                 given.log_probs.push(drawn.log_prob);

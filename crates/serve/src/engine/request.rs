@@ -165,9 +165,18 @@ pub enum Failure {
     Stopping,
 }
 
+/// What is known of a request once the engine begins with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Started {
+    /// As in [`Finished`]: an answer that is cut off from outside never gets that far.
+    pub cached_tokens: usize,
+}
+
 /// What happens to a request, in order; `Finished` and `Failed` are the last.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
+    /// Before the first token, once.
+    Started(Started),
     Token(Drawn),
     Finished(Finished),
     Failed(Failure),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::pages::{EntryId, PageId, Pages};
-use super::request::{Drawn, Event, Failure, Finish, Finished, Request, Timing};
+use super::request::{Drawn, Event, Failure, Finish, Finished, Request, Started, Timing};
 
 /// A request's number in the engine.
 pub type SequenceId = u64;
@@ -138,6 +138,8 @@ impl Sequence {
         if self.started.is_none() {
             self.started = Some(now);
             self.cached_tokens = self.computed.min(self.request.prompt.len());
+            let started = Started { cached_tokens: self.cached_tokens };
+            let _ = self.events.send(Event::Started(started));
         }
     }
 

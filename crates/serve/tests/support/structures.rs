@@ -52,11 +52,11 @@ impl Subject {
     }
 
     pub fn constraint(&self, spec: &StructureSpec) -> Box<dyn Constraint> {
-        self.structures.constraint(spec).unwrap_or_else(|error| panic!("{error}: {spec:?}"))
+        self.structures.constraint(spec, "").unwrap_or_else(|error| panic!("{error}: {spec:?}"))
     }
 
     pub fn refusal(&self, spec: &StructureSpec) -> StructureError {
-        match self.structures.constraint(spec) {
+        match self.structures.constraint(spec, "") {
             Ok(_) => panic!("accepted: {spec:?}"),
             Err(error) => error,
         }

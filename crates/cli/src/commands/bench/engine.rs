@@ -128,6 +128,7 @@ fn ask(
     let mut times = Vec::with_capacity(arguments.output);
     while let Some(event) = answer.next_blocking() {
         match event {
+            Event::Started(_) => {}
             Event::Token(_) => times.push(Instant::now()),
             Event::Finished(_) => return Ok(Worked { asked, times }),
             Event::Failed(failure) => return Err(failure.to_string()),
