@@ -1,27 +1,26 @@
-//! What shape an answer is asked for in, and what is found in its text: the seam between the HTTP
-//! interface and whatever knows grammars and the models' ways to write tool calls.
-//!
-//! Knows neither of the two.
-
-use serde_json::Value;
+//! What an answer must look like, and what comes out of one: the contract between the HTTP
+//! interface, which is asked for structure, and the grammars and parsers behind it.
 
 use crate::engine::Constraint;
 
-/// A shape that an answer must have.
+/// The form that an answer must have.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StructureSpec {
     /// Any JSON object.
     JsonObject,
-    /// JSON that fits a schema.
-    JsonSchema(Value),
-    /// A text that a regular expression matches from its beginning to its end.
+    JsonSchema(serde_json::Value),
+    /// The whole answer matches.
     Regex(String),
-    /// A grammar as text (Lark's or GBNF's notation).
+    /// In Lark's syntax, as llguidance has it.
     Grammar(String),
-    /// One of these texts.
+    /// One of these, to the letter.
     Choice(Vec<String>),
-    /// Calls of functions, as the model writes them.
-    Tools { tools: Vec<Tool>, choice: ToolChoice, parallel: bool },
+    Tools {
+        tools: Vec<Tool>,
+        choice: ToolChoice,
+        /// More than one call in an answer.
+        parallel: bool,
+    },
 }
 
 /// A function that the model may call.
@@ -29,66 +28,65 @@ pub enum StructureSpec {
 pub struct Tool {
     pub name: String,
     pub description: Option<String>,
-    /// The JSON schema of its arguments, an object.
-    pub parameters: Value,
-    /// Arguments must fit the schema even where the model is free not to call.
+    /// JSON schema of the arguments, an object.
+    pub parameters: Option<serde_json::Value>,
+    /// Refuse a schema that cannot be enforced to the letter.
     pub strict: bool,
 }
 
-/// Whether the model has to call a function.
+/// Whether the model must call tools.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToolChoice {
     None,
     Auto,
     Required,
-    /// This one.
     Named(String),
 }
 
-/// Why a shape cannot be asked for.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct StructureError {
-    pub message: String,
-}
-
-/// What is found in an answer's text, in order.
+/// A piece of a parsed answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delta {
     Text(String),
     Reasoning(String),
-    /// A call begins. Indices count from 0 without gaps.
+    /// A call begins; its arguments follow.
     ToolCall {
         index: usize,
         id: String,
         name: String,
     },
-    /// A further piece of a call's arguments, as JSON text.
+    /// More of the JSON text of a call's arguments.
     ToolArguments {
         index: usize,
         text: String,
     },
 }
 
-/// Takes the text of one answer apart while it grows.
+/// Takes an answer apart while it comes in.
 pub trait OutputParser: Send {
-    /// What is certain after this text.
+    /// The next piece of text, cut anywhere.
     fn push(&mut self, text: &str) -> Vec<Delta>;
 
-    /// What is left when the text is over.
+    /// What is left at the answer's end.
     fn finish(&mut self) -> Vec<Delta>;
 }
 
-/// Makes constraints and parsers for one model.
+/// Grammars and parsers for one model.
 pub trait Structures: Send + Sync {
-    /// A constraint at the beginning of an answer.
+    /// What holds an answer to `spec`. Takes milliseconds: not for a thread that serves others.
     ///
     /// # Errors
-    /// What is wrong with the shape: no valid schema, regular expression or grammar, nothing fits
-    /// it, or it is too large.
+    /// What cannot be enforced and why.
     fn constraint(&self, spec: &StructureSpec) -> Result<Box<dyn Constraint>, StructureError>;
 
-    /// A parser at the beginning of an answer to `prompt`, whose end may have begun the reasoning.
-    /// With no `tools`, or with [`ToolChoice::None`], nothing is taken for a call.
-    fn parser(&self, tools: &[Tool], choice: &ToolChoice, prompt: &str) -> Box<dyn OutputParser>;
+    /// Takes tool calls, reasoning or both out of an answer.
+    fn parser(&self, tools: bool, reasoning: bool) -> Box<dyn OutputParser>;
+}
+
+/// What the client asked for cannot be had; 400 in HTTP.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+pub struct StructureError {
+    pub what: String,
+    /// The request's parameter at fault.
+    pub param: &'static str,
 }

@@ -120,7 +120,7 @@ fn read(thinking: &Thinking<'_>) -> Result<Asked, ApiError> {
     check_answers(1, parameters.n)?;
     let limits = thinking.loaded.answering.limits();
     let tokens = model.encode(&text, false, limits)?;
-    let prompt = Prompt::new(model, tokens, &text, &shape, Parsing::Chat, parameters.n)?;
+    let prompt = Prompt::new(model, tokens, &shape, Parsing::Chat, parameters.n)?;
     Ok(Asked {
         job: Job {
             owner: thinking.owner(parameters.user.as_deref()),

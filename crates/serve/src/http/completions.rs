@@ -107,7 +107,7 @@ fn read(thinking: &Thinking<'_>) -> Result<Asked, ApiError> {
         echo: echoes.then(|| prompts.iter().map(text).collect()),
         prompts: prompts.clone(),
     };
-    let prepared = |tokens| Prompt::new(model, tokens, "", &shape, Parsing::Plain, parameters.n);
+    let prepared = |tokens| Prompt::new(model, tokens, &shape, Parsing::Plain, parameters.n);
     let prompts = prompts.into_iter().map(prepared).collect::<Result<_, _>>()?;
     let job = Job {
         owner: thinking.owner(parameters.user.as_deref()),

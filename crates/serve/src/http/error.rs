@@ -199,6 +199,6 @@ impl From<EmbedError> for ApiError {
 
 impl From<StructureError> for ApiError {
     fn from(error: StructureError) -> ApiError {
-        ApiError { code: Some("invalid_structure"), ..ApiError::invalid(error.message) }
+        ApiError { code: Some("invalid_structure"), ..ApiError::field(error.param, error.what) }
     }
 }

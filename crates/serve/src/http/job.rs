@@ -55,7 +55,6 @@ impl Prompt {
     pub fn new(
         model: &ModelText,
         tokens: Vec<u32>,
-        text: &str,
         shape: &Shape,
         parsing: Parsing,
         answers: usize,
@@ -64,7 +63,7 @@ impl Prompt {
             let spec = shape.spec.as_ref();
             let constraint = spec.map(|spec| model.structures.constraint(spec)).transpose()?;
             let parser = (parsing == Parsing::Chat)
-                .then(|| model.structures.parser(&shape.tools, &shape.choice, text));
+                .then(|| model.structures.parser(shape.offers_tools(), true));
             Ok(Tools { constraint, parser })
         };
         let answers = (0..answers).map(answer).collect::<Result<_, ApiError>>()?;

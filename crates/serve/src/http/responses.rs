@@ -19,7 +19,7 @@ use super::job::{Job, Parsing, Prompt, wait_for_all};
 use super::log_probs;
 use super::model_text::ModelText;
 use super::parameters::{Parameters, top_log_probs};
-use super::shape::Shape;
+use super::shape::{Shape, schema_of};
 use super::streaming;
 use super::usage::Usage;
 use crate::structure::ToolChoice;
@@ -111,7 +111,7 @@ fn read(thinking: &Thinking<'_>) -> Result<Asked, ApiError> {
     let shape = Shape::of_responses(fields)?;
     let text = messages::conversation(fields, input::messages(fields)?, &shape, model)?;
     let tokens = model.encode(&text, false, thinking.loaded.answering.limits())?;
-    let prompt = Prompt::new(model, tokens, &text, &shape, Parsing::Chat, 1)?;
+    let prompt = Prompt::new(model, tokens, &shape, Parsing::Chat, 1)?;
     let frame = Frame {
         id: String::new(),
         model: Arc::clone(model),
@@ -167,7 +167,7 @@ fn shown(
                 "type": "function",
                 "name": tool.name,
                 "description": tool.description,
-                "parameters": tool.parameters,
+                "parameters": schema_of(tool),
                 "strict": tool.strict,
             })
         })

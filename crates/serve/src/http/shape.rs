@@ -88,7 +88,7 @@ impl Shape {
             if let Some(description) = &tool.description {
                 function["description"] = json!(description);
             }
-            function["parameters"] = tool.parameters.clone();
+            function["parameters"] = schema_of(tool);
             json!({"type": "function", "function": function})
         };
         self.offers_tools().then(|| self.tools.iter().map(shown).collect())
@@ -228,18 +228,20 @@ fn tools(fields: &Fields<'_>, wrapping: Wrapping) -> Result<Vec<Tool>, ApiError>
             let message = format!("there are two functions with the name `{name}`");
             return Err(ApiError::field(function.path("name"), message));
         }
-        let parameters = match function.object("parameters")? {
-            Some(parameters) => Value::Object(parameters.map().clone()),
-            None => json!({"type": "object", "properties": {}}),
-        };
+        let parameters = function.object("parameters")?;
         found.push(Tool {
             name: name.to_owned(),
             description: function.text("description")?.map(str::to_owned),
-            parameters,
+            parameters: parameters.map(|schema| Value::Object(schema.map().clone())),
             strict: function.flag("strict")?.unwrap_or(false),
         });
     }
     Ok(found)
+}
+
+/// The schema of a function's arguments; of one without, that there are none.
+pub(crate) fn schema_of(tool: &Tool) -> Value {
+    tool.parameters.clone().unwrap_or_else(|| json!({"type": "object", "properties": {}}))
 }
 
 fn is_function_name(name: &str) -> bool {

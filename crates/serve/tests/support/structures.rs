@@ -3,25 +3,23 @@
 
 use serde_json::Value;
 use serve::engine::Constraint;
-use serve::structure::{
-    Delta, OutputParser, StructureError, StructureSpec, Structures, Tool, ToolChoice,
-};
+use serve::structure::{Delta, OutputParser, StructureError, StructureSpec, Structures};
 
 pub struct Marks;
 
 impl Structures for Marks {
     fn constraint(&self, spec: &StructureSpec) -> Result<Box<dyn Constraint>, StructureError> {
         match spec {
-            StructureSpec::JsonSchema(Value::Bool(false)) => {
-                Err(StructureError { message: "nothing fits the schema".to_owned() })
-            }
+            StructureSpec::JsonSchema(Value::Bool(false)) => Err(StructureError {
+                what: "nothing fits the schema".to_owned(),
+                param: "guided_json",
+            }),
             _ => Ok(Box::new(Free)),
         }
     }
 
-    fn parser(&self, tools: &[Tool], choice: &ToolChoice, _: &str) -> Box<dyn OutputParser> {
-        let calls = !tools.is_empty() && *choice != ToolChoice::None;
-        Box::new(Marked { calls, ..Marked::default() })
+    fn parser(&self, tools: bool, _: bool) -> Box<dyn OutputParser> {
+        Box::new(Marked { calls: tools, ..Marked::default() })
     }
 }
 
