@@ -11,6 +11,7 @@ Examples:
   fungible chat
   fungible generate \"The capital of France is\" --max-tokens 16
   fungible score smollm2-135m --text \"The capital of France is Paris.\" --json
+  fungible serve
   fungible train examples/shakespeare.toml
   fungible eval smollm2-135m --data held-out.txt
   fungible compile llama3-8b --target v5e-8,v6e-8,h100-1
@@ -34,6 +35,8 @@ pub enum Command {
     Chat(ChatArguments),
     /// Continue a text
     Generate(GenerateArguments),
+    /// Serve a model over HTTP, with OpenAI's interface and a chat page
+    Serve(serve::ServeArguments),
     /// Print the log-probability of every token of a text
     Score(ScoreArguments),
     /// Train a model from scratch, or fine-tune one, as a config file says

@@ -11,10 +11,12 @@ use llm::models::{KvCache, Layers, PageShape};
 use llm::programs::ProgramOptions;
 use llm::weights::Quantization as Held;
 use runtime::{PluginKind, Runtime, RuntimeOptions};
-use serve::engine::{EngineSettings, LadderChoice, Policy, Programs, blocks_ladder, ladder};
+use serve::engine::{
+    Device, EngineSettings, LadderChoice, Policy, Programs, blocks_ladder, ladder,
+};
 
 use crate::arguments::serve::{EngineArguments, Quantization};
-use crate::console::Progress;
+use crate::console::{self, Progress};
 use crate::failure::{Exit, Failure};
 use crate::model;
 use crate::open::{self, Place};
@@ -27,7 +29,38 @@ pub struct Ready {
     pub files: ModelFiles,
     pub programs: Programs,
     pub settings: EngineSettings,
-    pub progress: Arc<Progress>,
+}
+
+/// What a user should know of how a model is served.
+pub fn summary(programs: &Programs) -> Vec<String> {
+    let (ladder, engine) = (programs.ladder(), programs.engine());
+    let cache_bytes = programs.cache_bytes() as u64;
+    let tokens = ladder.pages * ladder.page;
+    vec![
+        format!(
+            "weights {}; KV cache {} for {tokens} tokens in {} pages of {}: {:.1} sequences of the full context of {}",
+            console::gibibytes(engine.weight_bytes() as u64),
+            console::gibibytes(cache_bytes),
+            ladder.pages,
+            ladder.page,
+            tokens as f64 / ladder.context as f64,
+            ladder.context,
+        ),
+        format!(
+            "up to {} sequences at once, prompts in chunks of up to {} tokens, {} programs",
+            ladder.slots,
+            ladder.chunks.last().copied().unwrap_or_default(),
+            programs.compiled().count(),
+        ),
+    ]
+}
+
+/// Starts the process again where its plugin needs something in its environment.
+pub fn restart_if_needed(arguments: &EngineArguments) -> Result<(), Failure> {
+    let place = &arguments.device.place;
+    let progress = Progress::new();
+    let found = Place::find(place.device, place.plugin.as_deref(), &progress)?;
+    found.restart_if_needed(place.mesh()?.devices())
 }
 
 /// Registers native functions with a plugin that has room for them. A program that calls one which is
@@ -120,5 +153,5 @@ pub fn prepare(model: &str, arguments: &EngineArguments) -> Result<Ready, Failur
     let programs = Programs::prepare(engine, ladder, blocks, threads, &on_ready)
         .map_err(|error| Failure::new(Exit::Failure, error.to_string()))?;
     progress.clear();
-    Ok(Ready { files, programs, settings: arguments.settings(), progress })
+    Ok(Ready { files, programs, settings: arguments.settings() })
 }

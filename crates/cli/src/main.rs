@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         Command::Chat(arguments) => commands::chat::run(&arguments),
         Command::Generate(arguments) => commands::generate::run(&arguments),
         Command::Score(arguments) => commands::score::run(&arguments),
+        Command::Serve(arguments) => commands::serve::run(&arguments),
         Command::Train(arguments) if commands::keys::are_wanted(&arguments) => {
             commands::keys::run()
         }

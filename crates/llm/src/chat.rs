@@ -68,6 +68,7 @@ impl ChatInput {
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    source: String,
     special_tokens: BTreeMap<String, String>,
 }
 
@@ -98,7 +99,13 @@ impl ChatTemplate {
         environment
             .add_template_owned(TEMPLATE, without_generation_tags(source))
             .map_err(unusable)?;
-        Ok(ChatTemplate { environment, special_tokens: special_tokens.clone() })
+        let source = source.to_owned();
+        Ok(ChatTemplate { environment, source, special_tokens: special_tokens.clone() })
+    }
+
+    /// The template itself, which says which ways of writing the model knows.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// The text of a conversation. Encode it without adding special tokens: it holds them.

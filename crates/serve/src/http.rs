@@ -43,7 +43,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 pub use model_text::ModelText;
-pub use settings::{ApiKey, ApiKeyError, PageFile, ServerSettings, TlsFiles};
+pub use settings::{ApiKey, ApiKeyError, ServerSettings, TlsFiles};
 pub use tls::TlsError;
 
 use crate::engine::Answering;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use serve::http::{PageFile, ServerSettings, TlsFiles};
+use serve::http::{ServerSettings, TlsFiles};
 use support::client::{Connection, events};
 use support::{
     Gate, Running, Script, get, post, post_stream, send, start, start_closed, start_with,
@@ -236,16 +236,14 @@ fn a_server_that_starts_is_alive_but_not_ready() {
 
 #[test]
 fn files_of_the_page_are_for_everybody() {
-    let page = vec![PageFile {
-        path: "/",
-        content_type: "text/html; charset=utf-8",
-        bytes: b"<!doctype html>".to_vec().into(),
-    }];
     let key = serve::http::ApiKey::new("key", None).unwrap();
-    let settings = ServerSettings { page, api_keys: vec![key], ..ServerSettings::default() };
+    let settings = ServerSettings { api_keys: vec![key], ..ServerSettings::default() };
     let server = start_with(Script::saying("x"), settings);
     let reply = get(&server, "/");
-    assert_eq!((reply.status, reply.text()), (200, "<!doctype html>"));
+    assert_eq!(reply.status, 200);
+    assert!(reply.text().starts_with("<!doctype html>"));
+    let policy = serve::page::CONTENT_SECURITY_POLICY;
+    assert_eq!(reply.header("content-security-policy"), Some(policy));
     assert_eq!(reply.header("content-type"), Some("text/html; charset=utf-8"));
     send(&server, "POST", "/", &[], b"").error(405);
 }

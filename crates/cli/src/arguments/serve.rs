@@ -1,5 +1,7 @@
 //! The flags of serving, with vLLM's names where it has one.
 
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
 
 use super::{DeviceArguments, MODEL_HELP, at_least_one};
@@ -48,6 +50,63 @@ pub enum Quantization {
     Q8,
     /// With 4 bits
     Q4,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  fungible serve                                  # SmolLM2 on this machine: http://127.0.0.1:8000
+  fungible serve ./Llama-3.2-1B-Instruct --max-batch 64 --context 8192 --host 0.0.0.0 --api-key \"$KEY\"
+  fungible serve model.gguf --num-speculative-tokens 3 --kv-cache-memory 2G
+The chat page is at /, the OpenAI interface at /v1, its description at /docs, metrics at /metrics.
+SIGTERM or Ctrl-C lets answers under way finish; a second one ends at once.")]
+pub struct ServeArguments {
+    #[arg(default_value = "smollm2-135m", help = MODEL_HELP)]
+    pub model: String,
+    /// The address to listen on
+    #[arg(long, default_value = "127.0.0.1")]
+    pub host: String,
+    #[arg(long, default_value_t = 8000)]
+    pub port: u16,
+    /// Names that requests may use for the model; the first is the one that answers carry [default: MODEL]
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    pub served_model_name: Vec<String>,
+    /// A key that clients must show; may be given several times
+    #[arg(long, value_name = "KEY", env = "FUNGIBLE_API_KEY", hide_env_values = true)]
+    pub api_key: Vec<String>,
+    /// A file with one key a line, after the owner's name if it has one
+    #[arg(long, value_name = "FILE")]
+    pub api_key_file: Option<PathBuf>,
+    /// Certificates for TLS, as PEM
+    #[arg(long, value_name = "FILE", requires = "ssl_keyfile")]
+    pub ssl_certfile: Option<PathBuf>,
+    /// Their private key, as PEM
+    #[arg(long, value_name = "FILE", requires = "ssl_certfile")]
+    pub ssl_keyfile: Option<PathBuf>,
+    /// Pages of this origin may use the interface; `*` for all
+    #[arg(long, value_name = "ORIGIN", value_delimiter = ',')]
+    pub allowed_origins: Vec<String>,
+    /// Longest answer, whatever is asked for
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one)]
+    pub max_tokens: Option<usize>,
+    /// How the model writes tool calls: hermes, hermes_list, llama3_json or mistral; told from its chat
+    /// template if not given
+    #[arg(long, value_name = "FORMAT")]
+    pub tool_call_parser: Option<String>,
+    /// Seconds that answers under way may take when the server is asked to stop
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub drain_seconds: u64,
+    /// Do not serve the chat page
+    #[arg(long)]
+    pub no_page: bool,
+    /// Write prompts into the log
+    #[arg(long)]
+    pub log_prompts: bool,
+    /// A line of JSON for each request instead of a line to read
+    #[arg(long)]
+    pub log_json: bool,
+    #[command(flatten)]
+    pub engine: EngineArguments,
 }
 
 #[derive(Args, Debug)]

@@ -12,4 +12,5 @@ pub mod plugin;
 pub mod probe;
 pub mod profile;
 pub mod score;
+pub mod serve;
 pub mod train;

@@ -129,6 +129,12 @@ impl Programs {
         self.compiled.iter()
     }
 
+    /// Bytes of the KV cache, over all devices.
+    pub fn cache_bytes(&self) -> usize {
+        let state = self.state.iter();
+        state.flat_map(|state| &state.cache).map(|array| array.shape().bytes()).sum()
+    }
+
     pub fn engine(&self) -> &Engine {
         &self.engine
     }

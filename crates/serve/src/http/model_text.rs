@@ -18,6 +18,9 @@ pub struct ModelText {
     pub end_tokens: Vec<u32>,
     /// The names that requests may use; the first is the one that answers carry. At least one.
     pub served_names: Vec<String>,
+    /// What the model runs on, and on how many of them, as `GET /version` shows it.
+    pub chip: String,
+    pub devices: usize,
     /// Where the model came from, as `GET /v1/models` shows it.
     pub root: String,
     /// In seconds since 1970.

@@ -17,6 +17,7 @@ use super::record::Record;
 use super::settings::find_key;
 use super::state::State;
 use super::{adapters, chat, completions, cors, embeddings, models, openapi, responses, tokens};
+use crate::page;
 
 const REQUEST_ID: &str = "x-request-id";
 const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -151,12 +152,11 @@ impl Router {
     ) -> Result<Response<Body>, ApiError> {
         let state = &self.state;
         let path = request.uri().path().to_owned();
-        if let Some(file) = state.settings.page.iter().find(|file| file.path == path) {
+        if let Some(asset) = page::asset(&path).filter(|_| state.settings.serves_page) {
             if request.method() != Method::GET && request.method() != Method::HEAD {
                 return Err(ApiError::wrong_method("GET, HEAD"));
             }
-            let bytes = Body::whole(file.bytes.clone());
-            return Ok(response(StatusCode::OK, file.content_type, bytes));
+            return Ok(of_page(asset));
         }
         let Some((route, rest)) =
             ROUTES.iter().find_map(|route| Some((route, route.rest_of(&path)?)))
@@ -209,7 +209,12 @@ impl Router {
             Endpoint::Ready if state.loaded().is_none() => Err(ApiError::starting()),
             Endpoint::Ready => Ok(json_response(StatusCode::OK, &json!({"status": "ready"}))),
             Endpoint::Version => {
-                Ok(json_response(StatusCode::OK, &json!({"version": env!("CARGO_PKG_VERSION")})))
+                let mut version = json!({"version": env!("CARGO_PKG_VERSION")});
+                if let Some(loaded) = state.loaded() {
+                    version["chip"] = json!(loaded.model.chip);
+                    version["devices"] = json!(loaded.model.devices);
+                }
+                Ok(json_response(StatusCode::OK, &version))
             }
             Endpoint::Metrics => Ok(self.metrics()),
             Endpoint::OpenApi => Ok(json_response(StatusCode::OK, &openapi::document(state))),
@@ -309,4 +314,19 @@ mod tests {
             assert_eq!(is_open, route.endpoint.is_open(), "{}", route.path);
         }
     }
+}
+
+/// A file of the chat page, with what keeps it to itself.
+fn of_page(asset: &'static page::Asset) -> Response<Body> {
+    let mut response = response(StatusCode::OK, asset.content_type, Body::whole(asset.bytes));
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, page::CONTENT_SECURITY_POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
 }

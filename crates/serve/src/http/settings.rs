@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hyper::body::Bytes;
 use subtle::{Choice, ConstantTimeEq};
 
 /// How the server behaves towards its clients.
@@ -38,8 +37,8 @@ pub struct ServerSettings {
     pub logs_prompts: bool,
     /// Whether clients may load and unload adapters. They name folders of the server's machine.
     pub adapters_at_run_time: bool,
-    /// Files that are served as they are, to everybody: the chat page.
-    pub page: Vec<PageFile>,
+    /// Whether everybody is served the chat page.
+    pub serves_page: bool,
 }
 
 impl Default for ServerSettings {
@@ -59,18 +58,9 @@ impl Default for ServerSettings {
             write_limit: Duration::from_secs(30),
             logs_prompts: false,
             adapters_at_run_time: false,
-            page: Vec::new(),
+            serves_page: true,
         }
     }
-}
-
-/// One file of the chat page.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PageFile {
-    /// `/` or `/page.js`.
-    pub path: &'static str,
-    pub content_type: &'static str,
-    pub bytes: Bytes,
 }
 
 /// Where certificate and key are, both as PEM.

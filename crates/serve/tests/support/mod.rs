@@ -36,6 +36,8 @@ pub fn model_text() -> ModelText {
         chat_template: files.chat_template().unwrap(),
         end_tokens: vec![END_TOKEN],
         served_names: vec![MODEL.to_owned(), "org/other-name".to_owned()],
+        chip: "test chip".to_owned(),
+        devices: 1,
         root: "somewhere/tiny".to_owned(),
         created_seconds: 1_700_000_000,
         system_fingerprint: "fp_test".to_owned(),
