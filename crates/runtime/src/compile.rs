@@ -81,9 +81,19 @@ pub enum Fit {
     },
 }
 
+/// What a program is for: compilers have options that suit one and not the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Purpose {
+    #[default]
+    Serving,
+    Training,
+}
+
 /// What may be chosen when compiling.
 #[derive(Clone, Debug, Default)]
 pub struct CompileChoices {
+    /// Which presets of the target apply.
+    pub purpose: Purpose,
     /// Options of the plugin's compiler, over the presets of the target.
     pub overrides: Settings,
     /// Whether a target's optimized program is wanted; it can be many megabytes.
@@ -132,7 +142,7 @@ impl Compiler {
             Some(request) => JobDevice::Topology { name: request.name, options: request.options },
             None => cpu_client(devices),
         };
-        let mut overrides = presets(Some(target.chip));
+        let mut overrides = presets(Some(target.chip), choices.purpose, devices);
         overrides.extend(choices.overrides.iter().cloned());
         let options = CompileOptions { partitions: devices, device_ids: Vec::new(), overrides };
         let job = Job {
@@ -303,10 +313,12 @@ impl Runtime {
             PluginKind::Tpu | PluginKind::Cuda => self.device_identity()?,
         };
         let kind = self.devices().first().map(pjrt::Device::kind);
-        let mut overrides = presets(kind.and_then(chips::of_device));
+        let partitions = mesh.devices().len();
+        let chip = kind.and_then(chips::of_device);
+        let mut overrides = presets(chip, choices.purpose, partitions);
         overrides.extend(choices.overrides.iter().cloned());
         let options = CompileOptions {
-            partitions: mesh.devices().len(),
+            partitions,
             device_ids: mesh.devices().iter().map(|device| i64::from(device.id())).collect(),
             overrides,
         };

@@ -31,7 +31,7 @@ pub mod targets;
 pub mod worker;
 
 pub use array::{Array, PartToHost, Shard};
-pub use compile::{CacheUse, CompileChoices, CompileInfo, Compiler, Fit, TargetReport};
+pub use compile::{CacheUse, CompileChoices, CompileInfo, Compiler, Fit, Purpose, TargetReport};
 pub use device::{Runtime, RuntimeOptions};
 pub use discover::{Discovery, PluginKind, PluginLocation, PluginSource};
 pub use error::{Error, Result};

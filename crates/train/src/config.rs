@@ -26,7 +26,7 @@ pub use keys::{Key, SectionKeys};
 pub use mesh::{MeshError, check_mesh};
 pub use sections::{
     ArchitectureName, BaseType, Checkpoint, ComputeType, Config, Data, Format, Guard, LORA_TARGETS,
-    Lora, MeshAxes, Model, Optimizer, OptimizerName, Output, Remat, Samples, Schedule,
+    Layers, Lora, MeshAxes, Model, Optimizer, OptimizerName, Output, Remat, Samples, Schedule,
     ScheduleKind, Source, Training,
 };
 pub use validation::{Validation, ValidationSource};

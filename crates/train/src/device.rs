@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use graph::{DType, Input, Role, Shape};
 use runtime::{
-    Argument, Array, CompileChoices, CompileInfo, DeviceMesh, Executable, PluginKind, Runtime,
-    host_memory,
+    Argument, Array, CompileChoices, CompileInfo, DeviceMesh, Executable, PluginKind, Purpose,
+    Runtime, host_memory,
 };
 
 use crate::data::Batch;
@@ -67,7 +67,8 @@ impl Loaded {
     /// What the compiler objects to; on a CPU, a program that needs more memory than there is, which
     /// would take the machine down with it.
     pub fn new(runtime: &Runtime, program: TrainProgram) -> Result<Loaded, DeviceError> {
-        let executable = runtime.compile(&program.program, &CompileChoices::default())?;
+        let choices = CompileChoices { purpose: Purpose::Training, ..CompileChoices::default() };
+        let executable = runtime.compile(&program.program, &choices)?;
         let total_bytes = match runtime.location().kind {
             PluginKind::Cpu => host_memory::total_bytes(),
             PluginKind::Cuda | PluginKind::Tpu => None,

@@ -9,7 +9,9 @@ use llm::programs::ProgramOptions;
 use llm::{ChatTemplate, ModelConfig, ModelFiles, Tokenizer};
 use runtime::{CacheFolder, PluginKind};
 
-use crate::config::{BaseType, ComputeType, Config, ConfigError, MeshError, OptimizerName, Remat};
+use crate::config::{
+    self, BaseType, ComputeType, Config, ConfigError, MeshError, OptimizerName, Remat,
+};
 use crate::data::{self, Data, DataConfig, DataError, Format, ModelSide, SourceConfig};
 use crate::optimizer::Settings;
 use crate::state::Start;
@@ -215,6 +217,17 @@ pub fn data_config(config: &Config) -> DataConfig {
     }
 }
 
+/// How the layers become program text where the config leaves it open. A loop copies what is kept of a
+/// layer into stacks and out of them again, which written-out layers do not: on one TPU a step takes an
+/// eighth less, for some minutes of compiling. Models for several are larger, so compiling takes longer.
+fn layers(chosen: Option<config::Layers>, kind: PluginKind, mesh: &Mesh) -> Layers {
+    match (chosen, kind) {
+        (Some(config::Layers::Unrolled), _) | (None, PluginKind::Cpu) => Layers::Unrolled,
+        (None, PluginKind::Tpu) if mesh.devices() == 1 => Layers::Unrolled,
+        (Some(config::Layers::Scanned), _) | (None, _) => Layers::Scanned,
+    }
+}
+
 /// The programs' options for a kind of device.
 ///
 /// # Errors
@@ -257,8 +270,7 @@ pub fn step_options(
         accumulation: training.accumulation,
         dtype,
         frozen,
-        // A loop's layers are stacked alike on all devices; the CPU likes them written out.
-        layers: if kind == PluginKind::Cpu { Layers::Unrolled } else { Layers::Scanned },
+        layers: layers(training.layers, kind, &mesh),
         remat: match training.remat {
             Remat::None => graph::ops::Remat::None,
             Remat::Dots => graph::ops::Remat::Dots,
@@ -280,4 +292,21 @@ pub fn step_options(
         rules: ShardingRules::transformer(),
         kernels: suits.kernels,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_written_out_for_cpus_and_one_tpu_unless_the_config_says_otherwise() {
+        let (one, many) = (Mesh::single(), Mesh::new(&[("fsdp", 16)]));
+        assert_eq!(layers(None, PluginKind::Cpu, &many), Layers::Unrolled);
+        assert_eq!(layers(None, PluginKind::Tpu, &one), Layers::Unrolled);
+        assert_eq!(layers(None, PluginKind::Tpu, &many), Layers::Scanned);
+        assert_eq!(layers(None, PluginKind::Cuda, &one), Layers::Scanned);
+        let (unrolled, scanned) = (config::Layers::Unrolled, config::Layers::Scanned);
+        assert_eq!(layers(Some(unrolled), PluginKind::Tpu, &many), Layers::Unrolled);
+        assert_eq!(layers(Some(scanned), PluginKind::Cpu, &one), Layers::Scanned);
+    }
 }

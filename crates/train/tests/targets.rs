@@ -13,8 +13,8 @@ use llm::ModelConfig;
 use runtime::environment::{compile_only_environment, required_environment, restart_with};
 use runtime::profile::{Temporary, profile};
 use runtime::{
-    CacheFolder, CompileChoices, Compiler, Discovery, Fit, PluginKind, PluginLocation, Target,
-    worker,
+    CacheFolder, CompileChoices, Compiler, Discovery, Fit, PluginKind, PluginLocation, Purpose,
+    Target, worker,
 };
 use support::shared;
 use train::config::Config;
@@ -75,7 +75,11 @@ fn temporaries(
     let program = train_step(model, options).unwrap().program;
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fungible");
     let compiler = Compiler::new(CacheFolder::at(cache)).unwrap();
-    let choices = CompileChoices { optimized_program: true, ..CompileChoices::default() };
+    let choices = CompileChoices {
+        purpose: Purpose::Training,
+        optimized_program: true,
+        ..CompileChoices::default()
+    };
     let report = compiler.compile_for(&program, &target, location, &choices).unwrap();
     assert_eq!(report.fit, Fit::Fits);
     println!("  {} of {TARGET}: {:.0} s", options.mesh, report.compile_seconds);

@@ -8,7 +8,8 @@ use llm::models::CacheShape;
 use llm::programs::{self, ProgramOptions};
 use runtime::profile::{self, Costed, Profile, Share, Temporary};
 use runtime::{
-    CacheFolder, CompileChoices, Compiler, Discovery, Fit, PluginLocation, Target, TargetReport,
+    CacheFolder, CompileChoices, Compiler, Discovery, Fit, PluginLocation, Purpose, Target,
+    TargetReport,
 };
 use serde_json::{Value, json};
 
@@ -33,21 +34,23 @@ pub fn run(arguments: &ProfileArguments) -> Outcome {
         };
     };
     let is_run = model.ends_with(".toml");
-    let program = match is_run {
+    let (purpose, program) = match is_run {
         true => {
             let without = arguments.without_attention;
-            super::train::target::step_program(Path::new(model), &target, without)?
+            let step = super::train::target::step_program(Path::new(model), &target, without)?;
+            (Purpose::Training, step)
         }
-        false => trace(model, arguments, &target)?,
+        false => (Purpose::Serving, trace(model, arguments, &target)?),
     };
     let programs = [(program.name.clone(), program)];
-    profile_programs(&programs, &target, &arguments.show, arguments.dump.as_deref())
+    profile_programs(&programs, purpose, &target, &arguments.show, arguments.dump.as_deref())
 }
 
 /// Compiles programs for a target and shows where their time goes. The optimized program is written
 /// to `dump`; of several, each to a file with its name in front.
 pub fn profile_programs(
     programs: &[(String, Program)],
+    purpose: Purpose,
     target: &Target,
     show: &ProfileShow,
     dump: Option<&Path>,
@@ -61,7 +64,7 @@ pub fn profile_programs(
     for (name, program) in programs {
         let task = format!("compiling {name} for {target}");
         let (report, code) =
-            progress.during(&task, || compile(&compiler, program, target, &location))?;
+            progress.during(&task, || compile(&compiler, program, purpose, target, &location))?;
         if let Some(file) = dump {
             write(&dump_file(file, name, programs.len()), &code)?;
         }
@@ -124,10 +127,11 @@ fn trace(model: &str, arguments: &ProfileArguments, target: &Target) -> Result<P
 fn compile(
     compiler: &Compiler,
     program: &Program,
+    purpose: Purpose,
     target: &Target,
     location: &PluginLocation,
 ) -> Result<(TargetReport, Vec<u8>), Failure> {
-    let choices = CompileChoices { optimized_program: true, ..CompileChoices::default() };
+    let choices = CompileChoices { purpose, optimized_program: true, ..CompileChoices::default() };
     let mut report = compiler.compile_for(program, target, location, &choices)?;
     match (report.optimized_program.take(), &report.fit) {
         (Some(optimized), _) => Ok((report, optimized.code)),

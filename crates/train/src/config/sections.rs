@@ -127,6 +127,9 @@ section! {
         /// What is computed again in the backward pass instead of kept: nothing, whole layers, or all
         /// but the products of matrices.
         remat: Remat = Remat::None;
+        /// How the compiler gets the layers: written out, or as a loop over one, which takes less time
+        /// to compile. If absent, written out for CPUs and for one TPU.
+        layers: Option<Layers>;
         /// Weight of the squared logarithm of the softmax's denominator in the loss (z-loss).
         z_loss: f64 = 0.0 => Range::AtLeast(0.0);
         /// Steps between measurements on the validation text; 0 is never. Checkpoints are measured too
@@ -301,6 +304,16 @@ choices! {
         Full = "full",
         /// All but products of matrices.
         Dots = "dots",
+    }
+}
+
+choices! {
+    /// How the layers become a program.
+    pub enum Layers {
+        /// One after the other.
+        Unrolled = "unrolled",
+        /// A loop over one.
+        Scanned = "scanned",
     }
 }
 

@@ -3,7 +3,9 @@
 use graph::{AttentionKernel, Mesh, Program};
 use llm::ModelConfig;
 use runtime::profile::{self, Profile};
-use runtime::{CacheFolder, CompileChoices, Compiler, Discovery, Fit, Target, TargetReport};
+use runtime::{
+    CacheFolder, CompileChoices, Compiler, Discovery, Fit, Purpose, Target, TargetReport,
+};
 use serde_json::json;
 use train::config::{Config, check_mesh};
 use train::metrics::{Trained, flops_per_token, model_flops_utilization};
@@ -34,7 +36,11 @@ pub fn compile_only(config: &Config, targets: &[String], as_json: bool) -> Outco
     let mut misfits = 0;
     for (target, program) in &steps {
         let location = discovery.find(target.plugin())?;
-        let choices = CompileChoices { optimized_program: true, ..CompileChoices::default() };
+        let choices = CompileChoices {
+            purpose: Purpose::Training,
+            optimized_program: true,
+            ..CompileChoices::default()
+        };
         let task = format!("compiling {} for {target}", program.name);
         let report = progress
             .during(&task, || compiler.compile_for(program, target, &location, &choices))?;
