@@ -191,6 +191,32 @@ fn greedy_answers_are_those_of_transformers() {
     assert!(worst < 1e-3, "a log-probability is off by {worst}");
 }
 
+/// Rounding what goes into products to 8 bits costs a little, and no more.
+#[test]
+fn quantized_weights_answer_nearly_as_widened_ones() {
+    let test = "quantized_weights_answer_nearly_as_widened_ones";
+    let served = Served { quantization: Quantization::AsStored, ..Served::plain() };
+    let Some(engine) = served.start(test) else { return };
+    let (mut worst, mut compared) = (0.0f64, 0);
+    for case in golden() {
+        // After each part of the text that the reference wrote.
+        for known in (0..case.token_ids.len()).step_by(7) {
+            let continued = case.token_ids[..known].to_vec();
+            let request = Request { continued, ..request(&case.prompt, known + 1) };
+            let given = finish(engine.submit(request).unwrap()).0;
+            if given.tokens[0] == case.token_ids[known] {
+                let off = case.log_probs[known] - f64::from(given.log_probs[0]);
+                worst = worst.max(off.abs());
+                compared += 1;
+            } else {
+                assert!(case.margins[known] < 0.5, "another token at {known}");
+            }
+        }
+    }
+    assert!(compared > 70, "only {compared}");
+    assert!(worst < 0.5, "a log-probability is off by {worst}");
+}
+
 /// Prompts of many lengths, some of which begin alike.
 fn prompts() -> Vec<Vec<u32>> {
     let cases = golden();
