@@ -51,6 +51,39 @@ impl Client {
         Ok(buffer)
     }
 
+    /// A buffer whose contents are whatever the memory held before: for what is written before it is
+    /// read. Nothing is touched, so a large one costs nothing until it is used.
+    ///
+    /// # Errors
+    /// [`Error::MissingFunction`] from plugins without it, and whatever the plugin answers.
+    pub fn buffer_without_contents(
+        &self,
+        device: &Device,
+        element_type: ElementType,
+        dimensions: &[i64],
+    ) -> Result<Buffer> {
+        if !Arc::ptr_eq(&self.inner, &device.client) {
+            return Err(Error::invalid(
+                "the device belongs to another client, so name one of this client's",
+            ));
+        }
+        // SAFETY: client and device are live, the dimensions outlive the call; the buffer is ours.
+        unsafe {
+            let answer = call!(
+                self.inner.table,
+                client_create_uninitialized_buffer,
+                ClientCreateUninitializedBuffer {
+                    client: self.inner.raw,
+                    shape_dims: dimensions.as_ptr(),
+                    shape_num_dims: dimensions.len(),
+                    shape_element_type: element_type.raw(),
+                    device: device.entry().raw,
+                }
+            )?;
+            Buffer::from_raw(Arc::clone(&self.inner), answer.buffer)
+        }
+    }
+
     /// A buffer of `range` of `memory`, row-major and exactly as long as the array, without copying
     /// where the plugin can: a CPU plugin uses the memory itself if it lies at a multiple of 64 bytes,
     /// others read it in the background. The memory is dropped when the plugin is done with it, on a

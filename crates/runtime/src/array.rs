@@ -209,6 +209,25 @@ impl Array {
         })
     }
 
+    /// An array that may hold anything: for what is written before it is read, such as a KV cache whose
+    /// readers know how far it is filled. Memory that is never used costs nothing. Zeros where the plugin
+    /// has no such arrays.
+    ///
+    /// # Errors
+    /// As [`Array::from_host`].
+    pub fn unset(mesh: &DeviceMesh, shape: &Shape, sharding: &Sharding) -> Result<Array> {
+        let unset = Array::build(mesh, shape, sharding, |_, device, dimensions| {
+            let kind = element_type(shape.dtype);
+            Ok(mesh.client().buffer_without_contents(device, kind, dimensions)?)
+        });
+        match unset {
+            Err(Error::Plugin(pjrt::Error::MissingFunction { .. })) => {
+                Array::zeros(mesh, shape, sharding)
+            }
+            unset => unset,
+        }
+    }
+
     fn build(
         mesh: &DeviceMesh,
         shape: &Shape,
