@@ -133,10 +133,12 @@ impl<'a, 'g> Tracing<'a, 'g> {
         let input =
             |(name, shape): &(&str, Shape)| graph.input(name, Role::Activation, shape.clone());
         let data = data.iter().map(input).collect();
-        let held = options.kv_dtype.unwrap_or(options.dtype);
+        let (layers, dtype) = (decoder.layers, options.dtype);
         let shapes = match cache {
-            CacheKind::Rows(shape) => KvCache::shapes(config, decoder.layers, shape, held),
-            CacheKind::Pages(shape) => KvCache::page_shapes(config, decoder.layers, shape, held),
+            CacheKind::Rows(shape) => KvCache::shapes(config, layers, shape, dtype),
+            CacheKind::Pages(shape) => {
+                KvCache::page_shapes(config, layers, shape, options.kv_dtype.unwrap_or(dtype))
+            }
         };
         let cache = KvCache::inputs(graph, shapes);
         Tracing { graph, decoder, options, data, cache }

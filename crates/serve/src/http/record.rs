@@ -10,6 +10,8 @@ use super::metrics::Metrics;
 /// Stands for "the client left", as nginx has it; never sent.
 const CLIENT_LEFT: u16 = 499;
 
+const UNAVAILABLE: u16 = 503;
+
 /// One request from its head to the end of its answer. Dropping it writes it down.
 #[derive(Debug)]
 pub(crate) struct Record {
@@ -121,10 +123,10 @@ impl Drop for Record {
         for _ in self.ended..self.answers {
             self.metrics.count_finish("abort");
         }
-        let milliseconds = |time: Duration| time.as_secs_f64() * 1000.0;
+        let milliseconds = |time: Duration| time.as_micros() as f64 / 1000.0;
         let total_ms = milliseconds(self.arrived.elapsed());
-        // Probes and lists are many and say little.
-        if self.model.is_empty() && self.error.is_none() {
+        // Probes and lists are many and say little, also while the server starts or stops.
+        if self.model.is_empty() && (self.error.is_none() || status == UNAVAILABLE) {
             tracing::debug!(
                 target: "fungible::http",
                 path = self.path,
