@@ -1,6 +1,7 @@
 //! Many sequences through one model at once. Token ids only: no text, no tokenizer, no HTTP.
 
 mod device;
+mod embedding;
 mod guess;
 mod interface;
 mod pages;

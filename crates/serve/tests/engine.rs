@@ -287,6 +287,57 @@ fn constrained_answers_run_beside_free_ones() {
 }
 
 #[test]
+fn guesses_are_made_whether_the_device_looks_ahead_or_not() {
+    for looks_ahead in [false, true] {
+        let shape = Ladder { guesses: 3, looks_ahead, ..ladder(32, 4) };
+        let (engine, _) = start(shape, settings());
+        // A text in which everything repeats itself.
+        let prompt = [1, 2, 3, 1, 2, 3, 1, 2, 3];
+        let (tokens, _) = finish(engine.submit(request(&prompt, 40)).unwrap()).unwrap();
+        assert_eq!(tokens, answer(&prompt, 40));
+        assert!(idle(&engine).drafted > 0, "looks ahead: {looks_ahead}");
+    }
+}
+
+#[test]
+fn an_answer_that_was_complete_elsewhere_is_complete_here() {
+    let (engine, watch) = start(ladder(32, 4), settings());
+    let ended = |request: Request| finish(engine.submit(request).unwrap()).unwrap().1.finish;
+    let all = Request { continued: answer(&[1, 2], 5), ..request(&[1, 2], 5) };
+    assert_eq!(ended(all), Finish::Length);
+    let full = Request { continued: vec![1; 62], ..request(&[1, 2], 99) };
+    assert_eq!(ended(full), Finish::ContextFull);
+    let constraint: Option<Box<dyn Constraint>> = Some(Box::new(Ascending(0)));
+    let complete = Request { continued: vec![3, 50], constraint, ..request(&[1, 2], 2) };
+    assert_eq!(ended(complete), Finish::Complete);
+    assert_eq!(watch.steps.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn embeddings_and_answers_take_turns() {
+    let (engine, watch) = start(ladder(32, 4), settings());
+    let embeddings: Vec<_> = (0..20).map(|_| engine.embed((0..60).collect())).collect();
+    let (tokens, _) = finish(engine.submit(request(&[1, 2], 8)).unwrap()).unwrap();
+    assert_eq!(tokens, answer(&[1, 2], 8));
+    // Twenty embeddings are eighty chunks: the answer did not wait for them.
+    assert!(watch.steps.load(Ordering::Relaxed) < 60);
+    drop(embeddings);
+    assert_eq!(idle(&engine).pages_used, 0);
+}
+
+#[test]
+fn short_prompts_share_a_step() {
+    let (engine, watch) = start(ladder(64, 8), settings());
+    let answers: Vec<Answer> =
+        (0..4).map(|n| engine.submit(request(&[n, 7, 8], 1)).unwrap()).collect();
+    for given in answers {
+        finish(given).unwrap();
+    }
+    assert_eq!(watch.prefilled.load(Ordering::Relaxed), 12);
+    assert_eq!(idle(&engine).pages_used, 0);
+}
+
+#[test]
 fn embeddings_have_length_one_and_leave_nothing() {
     let (engine, _) = start(ladder(16, 4), settings());
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

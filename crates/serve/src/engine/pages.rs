@@ -126,6 +126,19 @@ impl Pages {
         found
     }
 
+    /// How many pages of the beginning that [`Pages::find`] would find are in use by others: sharing them
+    /// takes nothing.
+    pub fn shared(&self, root: EntryId, tokens: &[u32]) -> usize {
+        let mut parent = root;
+        let whole = tokens.len().saturating_sub(1) / self.size * self.size;
+        let known = tokens[..whole].chunks_exact(self.size).map_while(|part| {
+            let &(entry, page) = self.known.get(&Key { parent, tokens: part.into() })?;
+            parent = entry;
+            Some(page)
+        });
+        known.filter(|&id| self.pages[id as usize].users > 0).count()
+    }
+
     /// Says what a full page holds, so that others find it. Returns the entry's number: that of a page
     /// with the same contents, if there is one already.
     pub fn know(&mut self, id: PageId, parent: EntryId, tokens: &[u32]) -> EntryId {

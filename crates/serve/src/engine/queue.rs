@@ -1,7 +1,8 @@
 //! Requests that wait for their turn: by priority, then by turns between owners, then by arrival.
 //!
 //! Turns are by service: the owner who was given the fewest tokens goes first (Sheng et al., "Fairness
-//! in serving large language models", 2024). Who comes after a pause does not make up for it.
+//! in serving large language models", 2024). Who comes after a pause does not make up for it, and when
+//! nobody has anything to do, what was given is forgotten.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -22,15 +23,14 @@ impl Queue {
         self.waiting.len()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
     /// `running` are the owners of what runs.
     pub fn push<'a>(&mut self, sequence: Sequence, running: impl Iterator<Item = &'a str>) {
         let owner = sequence.request.owner.clone();
         let waiting = self.waiting.iter().map(|other| other.request.owner.clone());
         let active: BTreeSet<String> = running.map(str::to_owned).chain(waiting).collect();
+        if active.is_empty() {
+            self.service.clear();
+        }
         if !active.contains(&owner) {
             let least = active.iter().map(|other| self.served(other)).min().unwrap_or(0);
             let own = self.service.entry(owner.clone()).or_default();

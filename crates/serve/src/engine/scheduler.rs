@@ -1,12 +1,14 @@
 //! Which sequences run in which step. One prefill chunk and one decode step at a time; what is drawn
 //! is read when the step after it is on its way, if the device likes that.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::device::{Device, DeviceError, Row, Token, Tokens};
+use super::device::{Device, DeviceError, Ladder, Row, Token, Tokens};
+use super::embedding::EmbeddingJob;
 use super::guess::guess;
 use super::interface::Stats;
-use super::pages::{PageId, Pages};
+use super::pages::Pages;
 use super::queue::Queue;
 use super::request::{Drawn, Failure};
 use super::sequence::{Sequence, SequenceId};
@@ -45,6 +47,7 @@ pub struct Scheduler<D: Device> {
     slots: Vec<usize>,
     pages: Pages,
     under_way: Vec<Launch<D::Step>>,
+    embeddings: VecDeque<EmbeddingJob>,
     stats: Stats,
     usual_seconds: f64,
     mask: Vec<u32>,
@@ -70,6 +73,7 @@ impl<D: Device> Scheduler<D> {
             slots,
             pages,
             under_way: Vec::new(),
+            embeddings: VecDeque::new(),
             stats: Stats::default(),
             usual_seconds: 0.0,
             mask: Vec::new(),
@@ -83,13 +87,13 @@ impl<D: Device> Scheduler<D> {
     }
 
     pub fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.queue.is_empty() && self.under_way.is_empty()
+        self.running.is_empty() && self.waiting() == 0 && self.under_way.is_empty()
     }
 
     pub fn stats(&self) -> Stats {
         Stats {
             running: self.running.len(),
-            waiting: self.queue.len(),
+            waiting: self.waiting(),
             pages_used: self.pages.used(),
             pages_total: self.pages.total(),
             compiled_after_ready: self.device.compiled_late(),
@@ -102,53 +106,56 @@ impl<D: Device> Scheduler<D> {
         self.usual_seconds
     }
 
-    /// The mean of the last layer's states over `tokens`, scaled to length 1.
-    ///
-    /// # Errors
-    /// No memory for them, or what the device reports.
-    pub fn embed(&mut self, tokens: &[u32]) -> Result<Vec<f32>, Failure> {
+    /// Puts an embedding behind those that wait.
+    pub fn submit_embedding(&mut self, job: EmbeddingJob) {
+        self.stats.prompt_tokens += job.tokens.len() as u64;
+        self.embeddings.push_back(job);
+    }
+
+    /// Answers and embeddings that have not begun.
+    pub fn waiting(&self) -> usize {
+        self.queue.len() + self.embeddings.len()
+    }
+
+    /// Runs a chunk of the embedding whose turn it is, as soon as there are pages for it.
+    fn embed_part(&mut self) -> Result<(), DeviceError> {
         let ladder = self.device.ladder();
         let (page, chunk) = (ladder.page, ladder.chunks.last().copied().unwrap_or(1));
-        let needed = tokens.len().div_ceil(page);
+        let Some(mut job) = self.embeddings.pop_front() else { return Ok(()) };
+        let needed = job.tokens.len().div_ceil(page) - job.pages.len();
         if self.pages.available() < needed {
-            return Err(Failure::Device(
-                "all memory of the cache is in use by answers; try again later".to_string(),
-            ));
+            self.embeddings.push_front(job);
+            return Ok(());
         }
-        let own: Vec<PageId> = (0..needed).filter_map(|_| self.pages.take()).collect();
-        let mut sum: Vec<f32> = Vec::new();
-        let mut result = Ok(());
-        for (index, part) in tokens.chunks(chunk).enumerate() {
-            self.stats.steps += 1;
-            match self.device.embed(index * chunk, part, &own) {
-                Ok(own) if sum.is_empty() => sum = own,
-                Ok(own) => sum.iter_mut().zip(own).for_each(|(sum, own)| *sum += own),
-                Err(error) => {
-                    result = Err(error);
-                    break;
-                }
+        job.pages.extend((0..needed).filter_map(|_| self.pages.take()));
+        let end = job.tokens.len().min(job.done + chunk);
+        self.stats.steps += 1;
+        match self.device.embed(job.done, &job.tokens[job.done..end], &job.pages) {
+            Ok(states) => job.add(states, end - job.done),
+            Err(error) => {
+                self.pages.release(&job.pages);
+                job.fail(Failure::Device(error.to_string()));
+                return Err(error);
             }
         }
-        self.pages.release(&own);
-        if let Err(error) = result {
-            self.recover(&error);
-            return Err(Failure::Device(error.to_string()));
+        if job.done < job.tokens.len() {
+            self.embeddings.push_front(job);
+        } else {
+            self.pages.release(&job.pages);
+            job.finish();
         }
-        self.stats.prompt_tokens += tokens.len() as u64;
-        let length = sum.iter().map(|value| value * value).sum::<f32>().sqrt();
-        match length.is_finite() && length > 0.0 {
-            true => Ok(sum.into_iter().map(|value| value / length).collect()),
-            false => Err(Failure::NotFinite { position: tokens.len() }),
-        }
+        Ok(())
     }
 
     /// One round: launches what can be launched, then reads what was launched before.
     pub fn step(&mut self) {
         let started = Instant::now();
         self.drop_cancelled();
-        self.admit();
         let earlier = std::mem::take(&mut self.under_way);
-        let launched = self.launch_prefill().and_then(|()| self.launch_decode());
+        let launched = self
+            .embed_part()
+            .and_then(|()| self.launch_prefills())
+            .and_then(|()| self.launch_decode());
         let mut waited = Duration::ZERO;
         let result = launched.and_then(|()| {
             for launch in earlier {
@@ -170,6 +177,13 @@ impl<D: Device> Scheduler<D> {
 
     fn drop_cancelled(&mut self) {
         drop(self.queue.take_if(Sequence::is_cancelled));
+        let pages = &mut self.pages;
+        self.embeddings.retain(|job| {
+            if job.is_cancelled() {
+                pages.release(&job.pages);
+            }
+            !job.is_cancelled()
+        });
         while let Some(place) = self.running.iter().position(Sequence::is_cancelled) {
             let sequence = self.running.remove(place);
             self.end(sequence, |_| ());
@@ -178,8 +192,6 @@ impl<D: Device> Scheduler<D> {
 
     /// Takes back what a sequence had, and says the last word.
     fn end(&mut self, mut sequence: Sequence, last: impl FnOnce(&Sequence)) {
-        let page = self.device.ladder().page;
-        sequence.share(&mut self.pages, page);
         self.slots.extend(sequence.give_way(&mut self.pages));
         last(&sequence);
     }
@@ -193,7 +205,13 @@ impl<D: Device> Scheduler<D> {
             let Some(&slot) = self.slots.last() else { return };
             let Some(sequence) = self.queue.get(place) else { return };
             // A page for each of the others, so that they need not give way at once.
-            let needed = (sequence.tokens.len() + 1).div_ceil(page) + self.running.len();
+            // What it shares with those that run takes no memory.
+            let root = Pages::root(sequence.adapter as u32);
+            let shared = match sequence.has_penalty() {
+                true => 0,
+                false => self.pages.shared(root, &sequence.tokens),
+            };
+            let needed = (sequence.tokens.len() + 1).div_ceil(page) - shared + self.running.len();
             if self.pages.available() < needed.min(self.pages.total()) && !self.running.is_empty() {
                 return;
             }
@@ -253,22 +271,35 @@ impl<D: Device> Scheduler<D> {
         }
     }
 
-    /// Launches a chunk of the sequence that is being prefilled, if there is one.
-    fn launch_prefill(&mut self) -> Result<(), DeviceError> {
+    /// Launches chunks of what waits, one sequence after the other, as far as the step's tokens go.
+    fn launch_prefills(&mut self) -> Result<(), DeviceError> {
+        let decoding = self.running.iter().filter(|sequence| sequence.prefilled).count();
+        let mut budget = self.policy.batched_tokens.saturating_sub(decoding).max(1);
+        while budget > 0 {
+            self.admit();
+            let tokens = self.launch_prefill(budget)?;
+            if tokens == 0 {
+                return Ok(());
+            }
+            budget = budget.saturating_sub(tokens);
+        }
+        Ok(())
+    }
+
+    /// Launches a chunk of the sequence that is being prefilled, if there is one; of how many tokens.
+    fn launch_prefill(&mut self, budget: usize) -> Result<usize, DeviceError> {
         let waiting = |sequence: &&Sequence| !sequence.prefilled;
-        let Some(sequence) = self.running.iter().find(waiting) else { return Ok(()) };
+        let Some(sequence) = self.running.iter().find(waiting) else { return Ok(0) };
         let (id, computed) = (sequence.id, sequence.computed);
-        let decoding = self.running.len() - 1;
-        let budget = self.policy.batched_tokens.saturating_sub(decoding);
         let ladder = self.device.ladder();
         let fitting = ladder.chunks.iter().copied().filter(|&chunk| chunk <= budget);
         let chunk = fitting.max().or(ladder.chunks.first().copied()).unwrap_or(1);
         let end = sequence.tokens.len().min(computed + chunk);
         if !self.provide(id, end) {
-            return Ok(());
+            return Ok(0);
         }
         let Some(sequence) = self.running.iter_mut().find(|sequence| sequence.id == id) else {
-            return Ok(());
+            return Ok(0);
         };
         let draws = end == sequence.tokens.len();
         let mask = match draws {
@@ -276,7 +307,7 @@ impl<D: Device> Scheduler<D> {
                 Ok(mask) => mask,
                 Err(failure) => {
                     self.fail(id, failure);
-                    return Ok(());
+                    return Ok(0);
                 }
             },
             false => None,
@@ -303,14 +334,14 @@ impl<D: Device> Scheduler<D> {
         self.stats.steps += 1;
         self.under_way
             .push(Launch { step, rows: vec![Launched { id, guesses: Vec::new(), draws }] });
-        Ok(())
+        Ok(end - computed)
     }
 
     /// Launches a token of each sequence that can go on.
     fn launch_decode(&mut self) -> Result<(), DeviceError> {
-        let context = self.device.ladder().context;
-        let ids: Vec<SequenceId> =
-            self.running.iter().filter(|s| can_go_on(s, context)).map(|s| s.id).collect();
+        let ladder = self.device.ladder();
+        let able = self.running.iter().filter(|sequence| can_go_on(sequence, ladder));
+        let ids: Vec<SequenceId> = able.map(|sequence| sequence.id).collect();
         // Older ones first, so that who has just come gives way.
         for id in ids {
             let Some(sequence) = self.running.iter().find(|sequence| sequence.id == id) else {
@@ -319,7 +350,7 @@ impl<D: Device> Scheduler<D> {
             let tokens = sequence.computed + 1;
             self.provide(id, tokens);
         }
-        let chosen = self.choose_rows(context);
+        let chosen = self.choose_rows();
         if chosen.is_empty() {
             return Ok(());
         }
@@ -350,7 +381,6 @@ impl<D: Device> Scheduler<D> {
             let sequence = &mut self.running[place];
             sequence.computed += 1;
             sequence.drawing += 1;
-            sequence.guessing = !guesses.is_empty();
             sequence.share(&mut self.pages, page);
             self.stats.drafted += guesses.len() as u64;
             launched.push(Launched { id: sequence.id, guesses, draws: true });
@@ -360,13 +390,13 @@ impl<D: Device> Scheduler<D> {
     }
 
     /// The rows of the next decode step; what cannot be constrained any more fails.
-    fn choose_rows(&mut self, context: usize) -> Vec<Chosen> {
-        let ladder = self.device.ladder();
-        let (vocab_size, guesses, page) = (ladder.vocab_size, ladder.guesses, ladder.page);
+    fn choose_rows(&mut self) -> Vec<Chosen> {
+        let ladder = self.device.ladder().clone();
+        let Ladder { vocab_size, guesses, page, context, .. } = ladder;
         let mut failed = Vec::new();
         let mut chosen = Vec::new();
         for (place, sequence) in self.running.iter_mut().enumerate() {
-            if !can_go_on(sequence, context) || sequence.lacking(sequence.computed + 1, page) > 0 {
+            if !can_go_on(sequence, &ladder) || sequence.lacking(sequence.computed + 1, page) > 0 {
                 continue;
             }
             let mask = match next_mask(sequence, &mut self.mask, vocab_size) {
@@ -392,7 +422,7 @@ impl<D: Device> Scheduler<D> {
         for (id, failure) in failed {
             self.fail(id, failure);
         }
-        self.choose_rows(context)
+        self.choose_rows()
     }
 
     fn fail(&mut self, id: SequenceId, failure: Failure) {
@@ -428,7 +458,6 @@ impl<D: Device> Scheduler<D> {
             },
         };
         sequence.drawing -= 1;
-        sequence.guessing = false;
         let mut outcome = Ok(None);
         let mut count = 0;
         for (index, token) in tokens.into_iter().enumerate() {
@@ -487,9 +516,11 @@ impl<D: Device> Scheduler<D> {
 }
 
 /// Whether a token of it can be launched now.
-fn can_go_on(sequence: &Sequence, context: usize) -> bool {
-    let knows = sequence.drawing == 0 || !(sequence.must_know() || sequence.guessing);
-    sequence.prefilled && knows && sequence.may_draw(context)
+fn can_go_on(sequence: &Sequence, ladder: &Ladder) -> bool {
+    // Guesses are made from what is known, so what is drawn must be read first.
+    let waits = sequence.must_know() || ladder.guesses > 0;
+    let knows = sequence.drawing == 0 || !waits;
+    sequence.prefilled && knows && sequence.may_draw(ladder.context)
 }
 
 /// The mask for the token that a sequence draws next.

@@ -23,8 +23,6 @@ pub struct Sequence {
     pub prefilled: bool,
     /// Draws under way.
     pub drawing: usize,
-    /// The draw under way has guesses ahead, so that it is not known how far it will come.
-    pub guessing: bool,
     pub slot: Option<usize>,
     /// The slot still holds what was counted for another.
     pub fresh: bool,
@@ -60,7 +58,6 @@ impl Sequence {
             computed: 0,
             prefilled: false,
             drawing: 0,
-            guessing: false,
             slot: None,
             fresh: true,
             pages: Vec::new(),

@@ -11,8 +11,12 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
 use super::device::{Device, Ladder};
+use super::embedding::EmbeddingJob;
 use super::interface::{Answering, EmbedError, Embedding, Limits, Stats};
-use super::request::{Answer, Failure, Refusal, Request, Sampling};
+use super::request::{
+    Answer, Constraint, Event, Failure, Finish, Finished, Refusal, Request, Sampling, Started,
+    Timing,
+};
 use super::scheduler::{Policy, Scheduler};
 use super::sequence::Sequence;
 
@@ -88,7 +92,7 @@ impl Engine {
         if request.prompt.is_empty() {
             return Err(Refusal::EmptyPrompt);
         }
-        let tokens = request.prompt.len() + request.continued.len();
+        let tokens = request.prompt.len();
         let context = self.ladder.context;
         if tokens >= context {
             return Err(Refusal::TooLong { tokens, context });
@@ -109,12 +113,44 @@ impl Engine {
         }
     }
 
+    fn check_queue(&self) -> Result<(), Refusal> {
+        let waiting = self.shared.waiting.load(Ordering::Relaxed);
+        if waiting < self.settings.waiting_max {
+            return Ok(());
+        }
+        let usual = lock(&self.shared.usual_seconds).max(1.0);
+        let rounds = waiting as f64 / self.ladder.slots.max(1) as f64;
+        let retry_after_seconds = (usual * rounds).ceil().clamp(1.0, 600.0) as u64;
+        Err(Refusal::QueueFull { waiting, retry_after_seconds })
+    }
+
+    /// Why an answer that was begun elsewhere is at its end already.
+    fn is_over(&self, request: &Request) -> Option<Finish> {
+        let complete = |constraint: &Box<dyn Constraint>| constraint.is_complete();
+        if request.continued.is_empty() {
+            None
+        } else if request.constraint.as_ref().is_some_and(complete) {
+            Some(Finish::Complete)
+        } else if request.continued.len() >= request.max_tokens {
+            Some(Finish::Length)
+        } else if request.prompt.len() + request.continued.len() >= self.ladder.context {
+            Some(Finish::ContextFull)
+        } else {
+            None
+        }
+    }
+
     fn check_tokens<'a>(&self, mut tokens: impl Iterator<Item = &'a u32>) -> Result<(), Refusal> {
         let vocab_size = self.ladder.vocab_size;
         match tokens.find(|&&token| token as usize >= vocab_size) {
             Some(&token) => Err(Refusal::UnknownToken { token, vocab_size }),
             None => Ok(()),
         }
+    }
+
+    /// Whether the engine's thread is there. Without it nothing will ever be answered.
+    pub fn is_running(&self) -> bool {
+        lock(&self.thread).as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
     /// Waits until all that was taken is answered, and stops the thread.
@@ -134,13 +170,7 @@ impl Answering for Engine {
             return Err(Refusal::Stopping);
         }
         let adapter = self.check(&request)?;
-        let waiting = shared.waiting.load(Ordering::Relaxed);
-        if waiting >= self.settings.waiting_max {
-            let usual = lock(&shared.usual_seconds).max(1.0);
-            let rounds = waiting as f64 / self.ladder.slots.max(1) as f64;
-            let retry_after_seconds = (usual * rounds).ceil().clamp(1.0, 600.0) as u64;
-            return Err(Refusal::QueueFull { waiting, retry_after_seconds });
-        }
+        self.check_queue()?;
         // Constraint and sampling go on where the beginning of the answer left them.
         if let Some(constraint) = &mut request.constraint {
             for &token in &request.continued {
@@ -148,6 +178,10 @@ impl Answering for Engine {
             }
         }
         let (sender, events) = mpsc::unbounded_channel();
+        if let Some(finish) = self.is_over(&request) {
+            finish_at_once(&request, finish, &sender);
+            return Ok(Answer::new(events));
+        }
         let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
         let sequence = Sequence::new(id, request, adapter, sender, Instant::now());
         shared.waiting.fetch_add(1, Ordering::Relaxed);
@@ -169,7 +203,8 @@ impl Answering for Engine {
                 let (tokens, context) = (tokens.len(), self.ladder.context);
                 return Err(Refusal::TooLong { tokens, context });
             }
-            self.check_tokens(tokens.iter())
+            self.check_tokens(tokens.iter())?;
+            self.check_queue()
         };
         if let Err(refusal) = refused() {
             return Box::pin(std::future::ready(Err(EmbedError::Refused(refusal))));
@@ -215,6 +250,19 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Answers with nothing but the end.
+fn finish_at_once(request: &Request, finish: Finish, events: &mpsc::UnboundedSender<Event>) {
+    let _ = events.send(Event::Started(Started { cached_tokens: 0 }));
+    let _ = events.send(Event::Finished(Finished {
+        finish,
+        prompt_tokens: request.prompt.len(),
+        cached_tokens: 0,
+        answer_tokens: request.continued.len(),
+        preemptions: 0,
+        timing: Timing::default(),
+    }));
 }
 
 /// Settings that a program could not make sense of.
@@ -276,7 +324,7 @@ fn serve<D: Device>(mut scheduler: Scheduler<D>, commands: &Receiver<Command>, s
             match command {
                 Ok(Command::Submit(sequence)) => scheduler.submit(*sequence),
                 Ok(Command::Embed(tokens, answer)) => {
-                    let _ = answer.send(scheduler.embed(&tokens));
+                    scheduler.submit_embedding(EmbeddingJob::new(tokens, answer));
                 }
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) if idle => return,
                 Ok(Command::Stop) => stopping = true,
@@ -286,10 +334,10 @@ fn serve<D: Device>(mut scheduler: Scheduler<D>, commands: &Receiver<Command>, s
                 }
                 Err(TryRecvError::Empty) => break,
             }
-            shared.waiting.store(scheduler.queue.len(), Ordering::Relaxed);
+            shared.waiting.store(scheduler.waiting(), Ordering::Relaxed);
         }
         scheduler.step();
-        shared.waiting.store(scheduler.queue.len(), Ordering::Relaxed);
+        shared.waiting.store(scheduler.waiting(), Ordering::Relaxed);
         let stats = scheduler.stats();
         *lock(&shared.usual_seconds) = scheduler.usual_seconds();
         *lock(&shared.stats) = stats;

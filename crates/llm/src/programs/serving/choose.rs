@@ -144,7 +144,8 @@ impl<'g> Choice<'g> {
         let zero = ops::constant(graph, DType::F32, 0.0);
         let below = count.and(number(IN_PROMPT - 1.0));
         let answered = below.greater(number(0.0));
-        let seen = count.greater(number(0.0));
+        // Not just above: very many of one token reach the sign.
+        let seen = count.not_equal(number(0.0));
         let penalty = wide(self.repetition_penalty);
         let repeated = scores.greater(zero).select(scores / penalty, scores * penalty);
         let scores = seen.select(repeated, scores);
