@@ -132,9 +132,8 @@ fn greedy(runtime: &Runtime) {
 /// More sequences than there are slots, of lengths around those of pages and chunks.
 fn meshes(runtime: &Runtime) {
     let lengths = [1, 2, 7, 8, 9, 15, 16, 17, 24, 31, 33];
-    let prompt = |length: usize| (0..length).map(|place| ((place * 37 + length) % 250) as u32);
-    let requests =
-        || lengths.map(|length| request(&prompt(length).collect::<Vec<_>>(), 20)).into();
+    let prompt = |length: usize| (0..length).map(move |place| ((place * 37 + length) % 250) as u32);
+    let requests = || lengths.map(|length| request(&prompt(length).collect::<Vec<_>>(), 20)).into();
     let mut expected = None;
     for mesh in ["", "tensor=8", "data=2,tensor=4", "data=8"] {
         for layers in [Layers::Unrolled, Layers::Scanned] {
