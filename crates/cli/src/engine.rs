@@ -1,28 +1,27 @@
 //! From flags to a model's serving programs: the plugin with its native functions, the shapes, the
 //! memory for the cache.
 
+pub mod shapes;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use graph::DType;
 use llm::ModelFiles;
-use llm::engine::Engine;
-use llm::models::{KvCache, Layers, PageShape};
+use llm::engine::{Engine, EngineError};
+use llm::models::Layers;
 use llm::programs::ProgramOptions;
 use llm::weights::Quantization as Held;
-use runtime::{PluginKind, Runtime, RuntimeOptions};
-use serve::engine::{
-    Device, EngineSettings, LadderChoice, Policy, Programs, blocks_ladder, ladder,
-};
+use pjrt::Value;
+use runtime::{CompileChoices, PluginKind, Runtime, RuntimeOptions};
+use serve::engine::{Compilation, Device, EngineSettings, Key, Policy, Programs, for_each_key};
 
 use crate::arguments::serve::{EngineArguments, Quantization};
 use crate::console::{self, Progress};
 use crate::failure::{Exit, Failure};
 use crate::model;
 use crate::open::{self, Place};
-
-/// Of a CPU's memory, what the cache takes if nobody says otherwise.
-const CPU_CACHE_BYTES: u64 = 4 << 30;
+use shapes::{GPU_MEMORY_SHARE, Shapes, usable_bytes};
 
 /// A model that is ready to be served.
 pub struct Ready {
@@ -105,6 +104,10 @@ pub fn prepare(model: &str, arguments: &EngineArguments) -> Result<Ready, Failur
     let files = model::open(model, &place.cache, &progress)?;
     let mut runtime_options = RuntimeOptions::new(place.kind).with_cpu_devices(mesh.devices());
     runtime_options.register = register;
+    if place.kind == PluginKind::Cuda {
+        let share = Value::Float(GPU_MEMORY_SHARE);
+        runtime_options.client_options.push(("memory_fraction".to_string(), share));
+    }
     let runtime = Runtime::open(&place.discovery, &runtime_options)?;
     let native = place.kind == PluginKind::Cpu && mesh.devices() == 1 && runtime.plugin().has_ffi();
     let mut options = ProgramOptions::for_plugin(place.kind);
@@ -124,26 +127,21 @@ pub fn prepare(model: &str, arguments: &EngineArguments) -> Result<Ready, Failur
             "--quantization is for serving in f32 on one CPU device; leave it out here",
         ));
     }
-    let choice = LadderChoice {
-        context: device.context,
-        sequences: arguments.max_num_seqs,
-        page: arguments.block_size,
-        pages: None,
-        cache_bytes: arguments.kv_cache_memory.unwrap_or(CPU_CACHE_BYTES),
-        chunk: arguments.max_num_batched_tokens,
-        guesses: arguments.num_speculative_tokens,
-        looks_ahead: place.kind != PluginKind::Cpu,
-    };
-    let held = options.kv_dtype.unwrap_or(options.dtype);
-    let one = PageShape { pages: 1, page: 1 };
-    let shapes = KvCache::page_shapes(&files.config, options.layers, one, held);
-    let token_bytes = shapes.iter().map(graph::Shape::bytes).sum();
-    let ladder = ladder(&files.config, &choice, token_bytes);
-    let blocks = blocks_ladder(&ladder, in_panels);
+    let shapes = Shapes::new(&files.config, &options, arguments, place.kind);
     let on_progress = open::show_weights(progress.clone());
-    let context = Some(ladder.context);
-    let engine = Engine::new(&files, runtime, options, context, on_progress)?;
+    let context = Some(shapes.context());
+    let engine = Engine::new(&files, runtime, options.clone(), context, on_progress)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+    let (ladder, blocks) = match device_bytes(&engine, place.kind) {
+        Some(available_bytes) => {
+            progress.spin("finding out how large the KV cache can be");
+            let pages = shapes.fill(arguments.kv_cache_memory, |keys| {
+                compile(&engine, keys, threads, available_bytes)
+            })?;
+            shapes.with_pages(pages)
+        }
+        None => shapes.by_bytes(),
+    };
     let shown = AtomicUsize::new(0);
     let on_ready = |done: usize, total: usize| {
         if done >= shown.fetch_max(done, Ordering::Relaxed) {
@@ -154,4 +152,45 @@ pub fn prepare(model: &str, arguments: &EngineArguments) -> Result<Ready, Failur
         .map_err(|error| Failure::new(Exit::Failure, error.to_string()))?;
     progress.clear();
     Ok(Ready { files, programs, settings: arguments.settings() })
+}
+
+/// What programs of a model can use on each of its devices, where they have memory of their own and say
+/// how much.
+fn device_bytes(engine: &Engine, kind: PluginKind) -> Option<u64> {
+    let stats = |device: &pjrt::Device| device.memory_stats().ok()?.bytes_limit;
+    match kind {
+        PluginKind::Cpu => None,
+        // The allocator was told its share.
+        PluginKind::Cuda => engine.mesh().devices().iter().filter_map(stats).min(),
+        PluginKind::Tpu => {
+            let limit = engine.mesh().devices().iter().filter_map(stats).min()?;
+            Some(usable_bytes(kind, limit))
+        }
+    }
+}
+
+/// Compiles programs for devices that are here, or takes them from the cache.
+fn compile(
+    engine: &Engine,
+    keys: &[Key],
+    threads: usize,
+    available_bytes: u64,
+) -> Result<Compilation, Failure> {
+    let done = for_each_key(keys, threads, |key| {
+        let traced = key.trace(engine.config(), engine.options()).map_err(EngineError::from)?;
+        let compiled = engine.runtime().compile(&traced.program, &CompileChoices::default());
+        Ok::<_, EngineError>(compiled?.info().memory.unwrap_or_default())
+    });
+    match done {
+        Ok(uses) => Ok(Compilation::Done { uses, available_bytes }),
+        Err(EngineError::Runtime(runtime::Error::DoesNotFit {
+            needed_bytes,
+            available_bytes,
+            ..
+        })) => Ok(Compilation::DoesNotFit { bytes: Some((needed_bytes, available_bytes)) }),
+        Err(EngineError::Runtime(runtime::Error::OutOfMemory { .. })) => {
+            Ok(Compilation::DoesNotFit { bytes: None })
+        }
+        Err(error) => Err(error.into()),
+    }
 }

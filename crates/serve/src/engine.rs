@@ -13,7 +13,10 @@ mod sequence;
 mod serving;
 
 pub use device::{Device, DeviceError, Ladder, Row, Token, Tokens};
-pub use programs::{LadderChoice, Programs, blocks_ladder, ladder};
+pub use programs::{
+    Compilation, Key, LadderChoice, Needs, Pool, Programs, blocks_ladder, fill_device,
+    for_each_key, keys, ladder,
+};
 pub use scheduler::Policy;
 pub use serving::{Engine, EngineSettings};
 

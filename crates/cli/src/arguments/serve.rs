@@ -11,16 +11,17 @@ use super::{DeviceArguments, MODEL_HELP, at_least_one};
 pub struct EngineArguments {
     #[command(flatten)]
     pub device: DeviceArguments,
-    /// Sequences that are generated at once
-    #[arg(long, visible_alias = "max-batch", value_name = "COUNT", default_value_t = 32, value_parser = at_least_one)]
-    pub max_num_seqs: usize,
+    /// Sequences that are generated at once [default: 32 on a CPU, 64 elsewhere]
+    #[arg(long, visible_alias = "max-batch", value_name = "COUNT", value_parser = at_least_one)]
+    pub max_num_seqs: Option<usize>,
     /// Tokens that one step computes at most: how finely long prompts are cut
     #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = at_least_one)]
     pub max_num_batched_tokens: usize,
     /// Tokens of a page of the KV cache
     #[arg(long, value_name = "TOKENS", default_value_t = 32, value_parser = at_least_one)]
     pub block_size: usize,
-    /// Memory for the KV cache, such as 4G [default: what all sequences can use, at most 4G on a CPU]
+    /// Memory for the KV cache over all devices, such as 4G [default: what all sequences can use, at
+    /// most 4G, on a CPU; what weights and programs leave free elsewhere]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub kv_cache_memory: Option<u64>,
     /// Type of the KV cache; that of the activations if not given
@@ -38,6 +39,20 @@ pub struct EngineArguments {
     /// Requests that may wait; more are refused with status 429
     #[arg(long, value_name = "COUNT", default_value_t = 1024)]
     pub max_waiting: usize,
+}
+
+/// Compiling for chips that need not be here, instead of serving.
+#[derive(Args, Clone, Debug)]
+pub struct TargetArguments {
+    /// With --compile-only: the chips to compile for, such as v6e-8 or h100-1
+    #[arg(long, value_name = "NAME", requires = "compile_only")]
+    pub target: Option<String>,
+    /// Compile every serving program for --target, say what fits, and serve nothing
+    #[arg(long, requires = "target")]
+    pub compile_only: bool,
+    /// With --compile-only: print one JSON object instead of tables
+    #[arg(long, requires = "compile_only")]
+    pub json: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -58,6 +73,7 @@ Examples:
   fungible serve                                  # SmolLM2 on this machine: http://127.0.0.1:8000
   fungible serve ./Llama-3.2-1B-Instruct --max-batch 64 --context 8192 --host 0.0.0.0 --api-key \"$KEY\"
   fungible serve model.gguf --num-speculative-tokens 3 --kv-cache-memory 2G
+  fungible serve llama3-8b --target v6e-8 --compile-only --context 8192    # nothing runs
 The chat page is at /, the OpenAI interface at /v1, its description at /docs, metrics at /metrics.
 SIGTERM or Ctrl-C lets answers under way finish; a second one ends at once.")]
 pub struct ServeArguments {
@@ -105,6 +121,8 @@ pub struct ServeArguments {
     /// A line of JSON for each request instead of a line to read
     #[arg(long)]
     pub log_json: bool,
+    #[command(flatten)]
+    pub target: TargetArguments,
     #[command(flatten)]
     pub engine: EngineArguments,
 }

@@ -1,5 +1,7 @@
 //! `fungible serve`: a model behind OpenAI's interface, with a chat page.
 
+mod target;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -19,6 +21,9 @@ use crate::engine::{self, Ready};
 use crate::failure::{Exit, Failure, Outcome};
 
 pub fn run(arguments: &ServeArguments) -> Outcome {
+    if arguments.target.compile_only {
+        return target::run(&arguments.model, &arguments.engine, &arguments.target);
+    }
     let settings = settings(arguments)?;
     let tool_format = tool_format(arguments)?;
     start_log(arguments.log_json);

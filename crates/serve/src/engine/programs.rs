@@ -1,28 +1,24 @@
 //! The real device: compiled programs over a KV cache in pages that stays on the chips.
 
+mod key;
 mod ladder;
+mod pool;
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use llm::engine::{Compiled, Engine, EngineError};
-use llm::programs::{
-    self, BIAS_MAX, Column, EmbedShape, Flag, RowLayout, StepShape, TOP_MAX, result_words,
-};
+use llm::programs::{BIAS_MAX, Column, Flag, RowLayout, StepShape, TOP_MAX, result_words};
 use runtime::{Argument, Array};
 
 use super::device::{Device, DeviceError, Ladder, Row, Token, Tokens};
 use super::request::Alternative;
 
-pub use ladder::{LadderChoice, blocks_ladder, ladder};
+use key::{embed_shape, step_shape};
 
-/// Which program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Key {
-    Step(StepShape),
-    Embed(EmbedShape),
-}
+pub use key::{Key, for_each_key, keys};
+pub use ladder::{LadderChoice, blocks_ladder, ladder};
+pub use pool::{Compilation, Needs, Pool, fill_device};
 
 /// What stays on the devices between steps.
 struct State {
@@ -83,34 +79,14 @@ impl Programs {
         on_ready: &OnReady<'_>,
     ) -> Result<Programs, EngineError> {
         let keys = keys(&ladder, &blocks);
-        let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let results = Mutex::new(Vec::with_capacity(keys.len()));
+        let done = AtomicUsize::new(0);
         on_ready(0, keys.len());
-        std::thread::scope(|scope| {
-            for _ in 0..threads.clamp(1, keys.len()) {
-                scope.spawn(|| {
-                    loop {
-                        let index = next.fetch_add(1, Ordering::Relaxed);
-                        let Some(&key) = keys.get(index) else { return };
-                        let result = load(&engine, key);
-                        let failed = result.is_err();
-                        if let Ok(mut results) = results.lock() {
-                            results.push((key, result));
-                        }
-                        if failed {
-                            next.store(keys.len(), Ordering::Relaxed);
-                            return;
-                        }
-                        on_ready(done.fetch_add(1, Ordering::Relaxed) + 1, keys.len());
-                    }
-                });
-            }
-        });
-        let results = results.into_inner().unwrap_or_default();
-        let compiled = results
-            .into_iter()
-            .map(|(key, result)| Ok((key, result?)))
-            .collect::<Result<HashMap<Key, Compiled>, EngineError>>()?;
+        let compiled = for_each_key(&keys, threads, |key| {
+            let compiled = load(&engine, key)?;
+            on_ready(done.fetch_add(1, Ordering::Relaxed) + 1, keys.len());
+            Ok::<_, EngineError>(compiled)
+        })?;
+        let compiled = compiled.into_iter().collect();
         let mut programs = Programs {
             engine,
             ladder,
@@ -266,50 +242,7 @@ impl Programs {
 }
 
 fn load(engine: &Engine, key: Key) -> Result<Compiled, EngineError> {
-    let (config, options) = (engine.config(), engine.options());
-    engine.load(match key {
-        Key::Step(shape) => programs::step(config, options, shape)?,
-        Key::Embed(shape) => programs::embed(config, options, shape)?,
-    })
-}
-
-/// Every program of a ladder.
-fn keys(ladder: &Ladder, blocks: &[usize]) -> Vec<Key> {
-    let mut keys = Vec::new();
-    for &blocks in blocks {
-        let step = |batch, width, draws_each| {
-            Key::Step(step_shape(ladder, batch, width, draws_each, blocks))
-        };
-        keys.extend(ladder.chunks.iter().map(|&chunk| step(1, chunk, false)));
-        keys.extend(ladder.batches.iter().map(|&batch| step(batch, 1, false)));
-        if ladder.guesses > 0 {
-            let width = ladder.guesses + 1;
-            keys.extend(ladder.batches.iter().map(|&batch| step(batch, width, true)));
-        }
-        keys.extend(
-            ladder.chunks.last().map(|&chunk| Key::Embed(embed_shape(ladder, chunk, blocks))),
-        );
-    }
-    keys
-}
-
-fn page_shape(ladder: &Ladder) -> llm::models::PageShape {
-    llm::models::PageShape { pages: ladder.pages, page: ladder.page }
-}
-
-fn step_shape(
-    ladder: &Ladder,
-    batch: usize,
-    width: usize,
-    draws_each: bool,
-    blocks: usize,
-) -> StepShape {
-    let slots = ladder.slots + 1;
-    StepShape { batch, width, draws_each, blocks, slots, pages: page_shape(ladder) }
-}
-
-fn embed_shape(ladder: &Ladder, width: usize, blocks: usize) -> EmbedShape {
-    EmbedShape { width, blocks, pages: page_shape(ladder) }
+    engine.load(key.trace(engine.config(), engine.options())?)
 }
 
 /// A row in the words of a step's matrix.

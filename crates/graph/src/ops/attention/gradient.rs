@@ -148,7 +148,7 @@ fn by_rows<'g>(
     match causal_tiles(attention, &o, blocks.queries) {
         Some(cuts) => by_tiles(attention, &tile, &rows, &cuts, keys),
         None if count == 1 => share(attention, &tile, &rows),
-        None => by_blocks(attention, &o, &tile, &rows, keys.div_ceil(count), count),
+        None => by_blocks(attention, &o, &rows, keys.div_ceil(count), count),
     }
 }
 
@@ -239,7 +239,6 @@ fn by_tiles<'g>(
 fn by_blocks<'g>(
     attention: &AttentionOperation,
     o: &Operands<Tensor<'g>>,
-    tile: &Tile<'g>,
     rows: &Rows<'g>,
     block: usize,
     blocks: usize,
@@ -248,15 +247,15 @@ fn by_blocks<'g>(
     let mut axes = row_axes(&o.query.shape());
     axes.push(("head_dim", o.query.size("head_dim")));
     let zeros = ops::constant(graph, DType::F32, 0.0).broadcast_to(&axes);
-    let walked = cut_keys(o, block, blocks);
+    let (walked, keys) = (cut_keys(o, block, blocks), o.key.size("kv_seq"));
     let (carry, stacks) =
         graph.scan("kv_block", blocks, &[zeros], &walked, 2, |step, carry, slices| {
             let first = step * block as f64;
-            let tile = tile.block(first, slices[0], slices[1], slices.get(2).copied());
+            let segments = slices.get(2).copied();
+            let tile = Tile::of_block(o, (first, keys), slices[0], slices[1], segments);
             let own = share(attention, &tile, rows);
             (vec![carry[0] + own.query.broadcast_to(&axes)], vec![own.key, own.value])
         });
-    let keys = o.key.size("kv_seq");
     let join =
         |stack: Tensor<'g>| stack.merge(&["kv_block", "kv_seq"], "kv_seq").slice("kv_seq", 0, keys);
     match stacks[..] {

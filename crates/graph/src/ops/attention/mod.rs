@@ -5,6 +5,7 @@ mod definition;
 mod gradient;
 mod heads;
 mod native;
+mod pages;
 mod portable;
 mod samples;
 mod tile;

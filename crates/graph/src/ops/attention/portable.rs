@@ -1,8 +1,10 @@
 //! Attention in plain operations: exact, O(seq) memory. A sequence that attends to itself goes by
 //! tiles of queries with the keys that they see; otherwise keys are taken by blocks with a running
-//! softmax (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018).
+//! softmax (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018). Blocks of keys
+//! that lie in pages are [`super::pages`].
 
 use super::heads::Heads;
+use super::pages::{by_pages, gather_pages};
 use super::tile::{LEAST, Scores, Tile, causal_tiles, row_axes};
 use super::{AttentionOperation, Operands};
 use crate::graph::Tensor;
@@ -12,12 +14,12 @@ use crate::{DType, ops};
 
 /// What the softmax amounts to before the division. Axes: `batch?, kv_heads, group, seq` (and
 /// `head_dim` for the values).
-struct Running<'g> {
-    greatest: Tensor<'g>,
+pub(super) struct Running<'g> {
+    pub greatest: Tensor<'g>,
     /// The sum of exponentials.
-    total: Tensor<'g>,
+    pub total: Tensor<'g>,
     /// The weighted values.
-    values: Tensor<'g>,
+    pub values: Tensor<'g>,
 }
 
 pub(super) fn lower<'g>(
@@ -44,24 +46,20 @@ fn by_rows<'g>(
     operands: &[Tensor<'g>],
 ) -> Vec<Tensor<'g>> {
     let Some(o) = attention.operands(operands) else { return Vec::new() };
-    let (key, value) = match o.block_table {
+    let o = Operands { query: in_rows(o.query), ..o };
+    let Running { greatest, total, values } = match o.block_table {
         Some(table) => {
-            let gather = |pool| gather_pages(pool, table).convert(o.query.dtype());
-            (gather(o.key), gather(o.value))
+            let pages = (blocks.keys / o.key.size("page").max(1)).max(1);
+            match pages >= table.size("blocks") {
+                true => {
+                    let gather = |pool| gather_pages(pool, table).convert(o.query.dtype());
+                    let o = Operands { key: gather(o.key), value: gather(o.value), ..o };
+                    at_once(attention, &o, &Tile::whole(&o))
+                }
+                false => by_pages(attention, &o, table, pages),
+            }
         }
-        None => (o.key, o.value),
-    };
-    let o = Operands { query: in_rows(o.query), key, value, ..o };
-    let tile = Tile::whole(&o);
-    let keys = o.key.size("kv_seq");
-    let count = keys.div_ceil(blocks.keys.max(1));
-    let Running { greatest, total, values } = match causal_tiles(attention, &o, blocks.queries) {
-        Some(cuts) => {
-            let parts = cuts.into_iter().map(|cut| tile.cut(cut));
-            join(parts.map(|tile| at_once(attention, &o, &tile)).collect())
-        }
-        None if count == 1 => at_once(attention, &o, &tile),
-        None => by_blocks(attention, &o, &tile, keys.div_ceil(count), count),
+        None => contiguous(attention, &o, blocks),
     };
     // A query that sees no key at all gets zeros.
     let graph = o.query.graph();
@@ -83,9 +81,23 @@ pub(super) fn in_rows(query: Tensor<'_>) -> Tensor<'_> {
     query.transpose(&names)
 }
 
-/// `[pages, page, kv_heads, head_dim]` into `[batch, kv_seq, kv_heads, head_dim]`.
-fn gather_pages<'g>(pool: Tensor<'g>, block_table: Tensor<'g>) -> Tensor<'g> {
-    pool.take("pages", block_table).merge(&["blocks", "page"], "kv_seq")
+/// Keys that lie together.
+fn contiguous<'g>(
+    attention: &AttentionOperation,
+    o: &Operands<Tensor<'g>>,
+    blocks: Blocks,
+) -> Running<'g> {
+    let tile = Tile::whole(o);
+    let keys = o.key.size("kv_seq");
+    let count = keys.div_ceil(blocks.keys.max(1));
+    match causal_tiles(attention, o, blocks.queries) {
+        Some(cuts) => {
+            let parts = cuts.into_iter().map(|cut| tile.cut(cut));
+            join(parts.map(|tile| at_once(attention, o, &tile)).collect())
+        }
+        None if count == 1 => at_once(attention, o, &tile),
+        None => by_blocks(attention, o, keys.div_ceil(count), count),
+    }
 }
 
 /// All keys of a tile in one piece.
@@ -118,10 +130,22 @@ fn join<'g>(parts: Vec<Running<'g>>) -> Running<'g> {
 fn by_blocks<'g>(
     attention: &AttentionOperation,
     o: &Operands<Tensor<'g>>,
-    tile: &Tile<'g>,
     block: usize,
     blocks: usize,
 ) -> Running<'g> {
+    let graph = o.query.graph();
+    let (walked, keys) = (cut_keys(o, block, blocks), o.key.size("kv_seq"));
+    let (last, _) = graph.scan("kv_block", blocks, &begin(o), &walked, 0, |step, carry, slices| {
+        let first = step * block as f64;
+        let segments = slices.get(2).copied();
+        let tile = Tile::of_block(o, (first, keys), slices[0], slices[1], segments);
+        (advance(attention, &tile, carry).to_vec(), Vec::new())
+    });
+    Running { greatest: last[0], total: last[1], values: last[2] }
+}
+
+/// What a running softmax begins with: the greatest score, the sum of exponentials, the values.
+pub(super) fn begin<'g>(o: &Operands<Tensor<'g>>) -> [Tensor<'g>; 3] {
     let graph = o.query.graph();
     let rows = row_axes(&o.query.shape());
     let fill = |axes: &[(Axis, usize)], value: f64| {
@@ -130,20 +154,22 @@ fn by_blocks<'g>(
     let mut value_axes = rows.clone();
     value_axes.push(("head_dim", o.query.size("head_dim")));
     let start = with_sinks(o, fill(&rows, LEAST));
-    let initial = [start, add_sinks(o, fill(&rows, 0.0), start), fill(&value_axes, 0.0)];
-    let walked = cut_keys(o, block, blocks);
-    let (last, _) = graph.scan("kv_block", blocks, &initial, &walked, 0, |step, carry, slices| {
-        let first = step * block as f64;
-        let tile = tile.block(first, slices[0], slices[1], slices.get(2).copied());
-        let scores: Scores<'g> = tile.scores(attention);
-        let greatest = carry[0].maximum(scores.scores.max(&["kv_seq"]));
-        let weights = (scores.scores - greatest).exponential();
-        let earlier = (carry[0] - greatest).exponential();
-        let total = carry[1] * earlier + weights.sum(&["kv_seq"]);
-        let values = carry[2] * earlier + weigh(weights, slices[1]);
-        (vec![greatest, total, values], Vec::new())
-    });
-    Running { greatest: last[0], total: last[1], values: last[2] }
+    [start, add_sinks(o, fill(&rows, 0.0), start), fill(&value_axes, 0.0)]
+}
+
+/// The same with one more block of keys.
+pub(super) fn advance<'g>(
+    attention: &AttentionOperation,
+    tile: &Tile<'g>,
+    carry: &[Tensor<'g>],
+) -> [Tensor<'g>; 3] {
+    let scores: Scores<'g> = tile.scores(attention);
+    let greatest = carry[0].maximum(scores.scores.max(&["kv_seq"]));
+    let weights = (scores.scores - greatest).exponential();
+    let earlier = (carry[0] - greatest).exponential();
+    let total = carry[1] * earlier + weights.sum(&["kv_seq"]);
+    let values = carry[2] * earlier + weigh(weights, tile.value);
+    [greatest, total, values]
 }
 
 /// Keys, values and the keys' segments with an axis `kv_block` to walk along, the last block padded.

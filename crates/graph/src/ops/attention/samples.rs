@@ -14,6 +14,9 @@ const LONGER_QUERY: &[(Axis, usize)] =
 const LONGER_KEY: &[(Axis, usize)] =
     &[("batch", 2), ("kv_seq", 6), ("kv_heads", 2), ("head_dim", 4)];
 const POOL: &[(Axis, usize)] = &[("pages", 6), ("page", 4), ("kv_heads", 2), ("head_dim", 4)];
+/// Of which an odd number makes no whole number of blocks of two keys.
+const SHORT_PAGES: [(Axis, usize); 4] =
+    [("pages", 6), ("page", 1), ("kv_heads", 2), ("head_dim", 4)];
 
 pub(crate) fn samples() -> Vec<Sample> {
     let random = |axes| (Shape::new(DType::F32, axes), Fill::Uniform(-2.0, 2.0));
@@ -92,6 +95,34 @@ pub(crate) fn samples() -> Vec<Sample> {
                     ..Attention::causal(x[0], key, value)
                 };
                 vec![attention.apply()]
+            },
+        ),
+        Sample::new(
+            "attention over short pages",
+            &[
+                random(QUERY),
+                random(&SHORT_PAGES),
+                random(&SHORT_PAGES),
+                integers(&[("batch", 2), ("blocks", 5)], 6.0),
+                integers(&[("batch", 2), ("seq", 5)], 4.0),
+                integers(&[("batch", 2)], 4.0),
+                random(&[("kv_heads", 2), ("group", 3)]),
+                integers(&[("batch", 2), ("seq", 5)], 2.0),
+                integers(&[("batch", 2), ("kv_seq", 5)], 2.0),
+            ],
+            |x| {
+                let (key, value, block_table) = (x[1], x[2], x[3]);
+                let attention = Attention {
+                    key_value: KeyValue::Paged { key, value, block_table },
+                    ..Attention::causal(x[0], key, value)
+                };
+                let (positions, sinks) = (Some(x[4]), Some(x[6]));
+                let segments = Some((x[7], x[8]));
+                vec![
+                    Attention { positions, lengths: Some(x[5]), ..attention }.apply(),
+                    Attention { positions: Some(x[4] - 9.0), sinks, ..attention }.apply(),
+                    Attention { causal: false, sinks, segments, ..attention }.apply(),
+                ]
             },
         ),
         Sample::new("attention_gradient", &whole, |x| {

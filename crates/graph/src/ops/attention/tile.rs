@@ -69,20 +69,25 @@ impl<'g> Tile<'g> {
         }
     }
 
-    /// The same queries with one block of keys out of a loop; the block's first key has the number
-    /// `first`.
-    pub fn block(
-        &self,
-        first: Tensor<'g>,
+    /// All queries with one block of keys out of a loop. The block's first key has the number `first`, of
+    /// so many keys.
+    pub fn of_block(
+        o: &Operands<Tensor<'g>>,
+        (first, keys): (Tensor<'g>, usize),
         key: Tensor<'g>,
         value: Tensor<'g>,
         key_segments: Option<Tensor<'g>>,
     ) -> Tile<'g> {
-        let place = ops::iota(key.graph(), DType::S32, "kv_seq", key.size("kv_seq")) + first;
-        let segments = self.sight.segments.map(|(of_rows, _)| of_rows).zip(key_segments);
-        let padding_from = Some(self.key.size("kv_seq"));
-        let sight = Sight { place, segments, padding_from, ..self.sight };
-        Tile { key, value, sight, ..*self }
+        let count =
+            |axis, of: Tensor<'g>| ops::iota(o.query.graph(), DType::S32, axis, of.size(axis));
+        let sight = Sight {
+            position: o.positions.unwrap_or_else(|| count("seq", o.query)),
+            place: count("kv_seq", key) + first,
+            segments: o.segments.map(|(of_rows, _)| of_rows).zip(key_segments),
+            lengths: o.lengths,
+            padding_from: Some(keys),
+        };
+        Tile { query: o.query, key, value, sight }
     }
 
     pub fn scores(&self, attention: &AttentionOperation) -> Scores<'g> {

@@ -61,20 +61,20 @@ pub fn ladder(config: &ModelConfig, choice: &LadderChoice, token_bytes: usize) -
     }
 }
 
-/// Numbers of pages that steps are compiled for. Where pages are gathered before they are attended to,
-/// a step's time grows with the number, so there are several; a kernel that reads them in place reads
-/// what there is.
-pub fn blocks_ladder(ladder: &Ladder, reads_in_place: bool) -> Vec<usize> {
+/// What is read in one piece where that is quicker to begin than a loop over pages, in tokens.
+const ONE_PIECE: usize = 1024;
+
+/// Numbers of pages that steps are compiled for. A step takes as long as its longest sequence, whatever
+/// the number, where a kernel reads pages in place or a loop ends with the last that is used. Where such
+/// a loop is slow to begin, since every turn of it is decided elsewhere, short sequences have programs
+/// without one.
+pub fn blocks_ladder(ladder: &Ladder, loops_are_quick: bool) -> Vec<usize> {
     let all = ladder.context.div_ceil(ladder.page);
-    if reads_in_place {
-        return vec![all];
+    let short = ONE_PIECE.div_ceil(ladder.page);
+    match loops_are_quick || short >= all {
+        true => vec![all],
+        false => vec![short, all],
     }
-    let first = 512usize.div_ceil(ladder.page).min(all);
-    let mut sizes: Vec<usize> = std::iter::successors(Some(first), |size| Some(size * 4))
-        .take_while(|&s| s < all)
-        .collect();
-    sizes.push(all);
-    sizes
 }
 
 #[cfg(test)]
@@ -101,7 +101,7 @@ mod tests {
         assert_eq!(ladder.pages, (1 << 30) / (token_bytes * 32));
         // The cache is smaller than the model's context.
         assert_eq!(ladder.context, 8192);
-        assert_eq!(blocks_ladder(&ladder, false), [16, 64, 256]);
+        assert_eq!(blocks_ladder(&ladder, false), [32, 256]);
         assert_eq!(blocks_ladder(&ladder, true), [256]);
     }
 

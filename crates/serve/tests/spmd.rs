@@ -1,0 +1,152 @@
+//! Over meshes of virtual CPU devices the engine gives what it gives on one device.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+#[path = "../../../tests/support/mod.rs"]
+mod shared;
+
+use std::path::{Path, PathBuf};
+
+use graph::{AttentionKernel, Blocks};
+use llm::ModelFiles;
+use llm::models::Layers;
+use llm::programs::ProgramOptions;
+use runtime::environment::{required_environment, restart_with};
+use runtime::{CacheFolder, Discovery, PluginKind, Runtime, RuntimeOptions, worker};
+use serde::Deserialize;
+use serve::engine::{
+    Answering, Engine, EngineSettings, Event, Ladder, Policy, Programs, Request, Sampling,
+};
+
+const DEVICES: usize = 8;
+
+/// The tiny model whose key/value heads eight devices can share.
+const TINY: &str = "../../tests/goldens/models/llama_8_kv_heads";
+
+/// The largest deviation of a log-probability that rounding explains, absolute (natural logarithm).
+const TOLERANCE: f32 = 1e-4;
+
+fn main() {
+    worker::main_if_worker(|_| Ok(()));
+    let Some(location) = shared::cpu_plugin("spmd (all tests of this file)") else { return };
+    if let Some(mut again) = restart_with(&required_environment(&location, DEVICES)) {
+        let status = again.status().unwrap();
+        std::process::exit(status.code().unwrap_or(1));
+    }
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fungible");
+    let discovery =
+        Discovery::new(CacheFolder::at(cache)).with_plugin(PluginKind::Cpu, &location.path);
+    let options = RuntimeOptions::new(PluginKind::Cpu).with_cpu_devices(DEVICES);
+    let runtime = Runtime::open(&discovery, &options).unwrap();
+    shared::run_all(vec![
+        ("greedy_answers_are_those_of_transformers", Box::new(|| greedy(&runtime))),
+        ("answers_are_the_same_over_every_mesh", Box::new(|| meshes(&runtime))),
+    ]);
+}
+
+fn model() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(TINY)
+}
+
+/// An engine over a mesh; pages are attended to in blocks of two.
+fn start(runtime: &Runtime, mesh: &str, layers: Layers) -> Engine {
+    let files = ModelFiles::open(&model()).unwrap();
+    let mut options = ProgramOptions::for_plugin(PluginKind::Cpu);
+    options.mesh = runtime::parse_mesh(mesh).unwrap();
+    options.layers = layers;
+    options.kernels.attention = AttentionKernel::Portable(Blocks::of(16));
+    let ladder = Ladder {
+        context: 64,
+        vocab_size: files.config.vocab_size,
+        hidden_size: files.config.hidden_size,
+        page: 8,
+        pages: 40,
+        slots: 8,
+        batches: vec![8],
+        chunks: vec![16],
+        guesses: 0,
+        looks_ahead: true,
+    };
+    let none = Box::new(|_: llm::engine::Progress<'_>| {});
+    let engine = llm::engine::Engine::new(&files, runtime.clone(), options, None, none).unwrap();
+    let programs = Programs::prepare(engine, ladder, vec![8], 2, &|_, _| {}).unwrap();
+    let policy = Policy { batched_tokens: 24, prefix_cache: true };
+    Engine::start(programs, EngineSettings { policy, waiting_max: 100 }).unwrap()
+}
+
+fn request(prompt: &[u32], max_tokens: usize) -> Request {
+    Request {
+        id: String::new(),
+        prompt: prompt.to_vec(),
+        continued: Vec::new(),
+        adapter: None,
+        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+        max_tokens,
+        min_tokens: 0,
+        end_tokens: Vec::new(),
+        top_log_probs: 0,
+        constraint: None,
+        priority: 0,
+        owner: String::new(),
+    }
+}
+
+/// Tokens and their log-probabilities, for each of the requests, all at once.
+fn together(engine: &Engine, requests: Vec<Request>) -> Vec<(Vec<u32>, Vec<f32>)> {
+    let answers: Vec<_> = requests.into_iter().map(|one| engine.submit(one).unwrap()).collect();
+    let finish = |mut answer: serve::engine::Answer| {
+        let mut given = (Vec::new(), Vec::new());
+        loop {
+            match answer.next_blocking().expect("an answer has an end") {
+                Event::Token(drawn) => {
+                    given.0.push(drawn.token);
+                    given.1.push(drawn.log_prob);
+                }
+                Event::Finished(_) => return given,
+                Event::Failed(failure) => panic!("{failure}"),
+            }
+        }
+    };
+    answers.into_iter().map(finish).collect()
+}
+
+#[derive(Deserialize)]
+struct Expected {
+    greedy: Greedy,
+}
+
+#[derive(Deserialize)]
+struct Greedy {
+    prompt: Vec<u32>,
+    token_ids: Vec<u32>,
+}
+
+fn greedy(runtime: &Runtime) {
+    let text = std::fs::read(model().join("expected.json")).unwrap();
+    let Greedy { prompt, token_ids } = serde_json::from_slice::<Expected>(&text).unwrap().greedy;
+    let engine = start(runtime, "tensor=8", Layers::Unrolled);
+    let given = together(&engine, vec![request(&prompt, token_ids.len())]);
+    assert_eq!(given[0].0, token_ids);
+}
+
+/// More sequences than there are slots, of lengths around those of pages and chunks.
+fn meshes(runtime: &Runtime) {
+    let lengths = [1, 2, 7, 8, 9, 15, 16, 17, 24, 31, 33];
+    let prompt = |length: usize| (0..length).map(move |place| ((place * 37 + length) % 250) as u32);
+    let requests = || lengths.map(|length| request(&prompt(length).collect::<Vec<_>>(), 20)).into();
+    let mut expected = None;
+    for mesh in ["", "tensor=8", "data=2,tensor=4", "data=8"] {
+        for layers in [Layers::Unrolled, Layers::Scanned] {
+            let given = together(&start(runtime, mesh, layers), requests());
+            let expected: &Vec<(Vec<u32>, Vec<f32>)> =
+                expected.get_or_insert_with(|| given.clone());
+            for ((length, given), expected) in lengths.iter().zip(&given).zip(expected) {
+                let what = format!("{mesh}, {layers:?}, a prompt of {length}");
+                assert_eq!(given.0, expected.0, "{what}");
+                for (one, other) in given.1.iter().zip(&expected.1) {
+                    assert!((one - other).abs() <= TOLERANCE, "{what}: {one}, not {other}");
+                }
+            }
+        }
+    }
+}
