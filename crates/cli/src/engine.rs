@@ -127,6 +127,12 @@ pub fn prepare(model: &str, arguments: &EngineArguments) -> Result<Ready, Failur
             "--quantization is for serving in f32 on one CPU device; leave it out here",
         ));
     }
+    let own = files.config.max_position_embeddings;
+    if let Some(wanted) = device.context.filter(|&wanted| wanted > own) {
+        return Err(Failure::usage(format!(
+            "--context is {wanted}, but this model was made for {own} tokens; ask for at most that"
+        )));
+    }
     let shapes = Shapes::new(&files.config, &options, arguments, place.kind);
     let on_progress = open::show_weights(progress.clone());
     let context = Some(shapes.context());
@@ -142,6 +148,12 @@ pub fn prepare(model: &str, arguments: &EngineArguments) -> Result<Ready, Failur
         }
         None => shapes.by_bytes(),
     };
+    if let Some(wanted) = device.context.filter(|&wanted| wanted > ladder.context) {
+        return Err(Failure::usage(format!(
+            "--context is {wanted}, but the KV cache has memory for {} tokens only; raise --kv-cache-memory",
+            ladder.context
+        )));
+    }
     let shown = AtomicUsize::new(0);
     let on_ready = |done: usize, total: usize| {
         if done >= shown.fetch_max(done, Ordering::Relaxed) {

@@ -1,6 +1,7 @@
 //! `fungible bench model`: seconds per decode step and per prefill.
 
 mod engine;
+mod null;
 mod serve;
 
 use serde_json::json;

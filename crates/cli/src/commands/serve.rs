@@ -53,7 +53,13 @@ pub fn run(arguments: &ServeArguments) -> Outcome {
                 std::process::exit(Exit::Interrupted as i32);
             }
         };
-        let cut_off = serving.await.unwrap_or_default();
+        let cut_off = tokio::select! {
+            cut_off = serving => cut_off.map_err(|error| Failure::new(Exit::Failure, error.to_string()))?,
+            () = end_of(&engine) => {
+                let message = "the engine stopped unexpectedly, so nothing can be answered any more; start the server again, and report it if it persists";
+                return Err(Failure::new(Exit::Failure, message));
+            }
+        };
         engine.stop();
         if cut_off > 0 {
             let message = format!("{cut_off} answers were not finished within the drain time and were cut off");
@@ -61,6 +67,13 @@ pub fn run(arguments: &ServeArguments) -> Outcome {
         }
         Ok(())
     })
+}
+
+/// Comes back when the engine is gone, which only a defect can bring about.
+async fn end_of(engine: &Engine) {
+    while engine.is_running() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }
 
 /// Gets the model ready and lets the server answer with it.

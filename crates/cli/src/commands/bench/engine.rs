@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use serve::engine::{Answering, Engine, Event, Request, Sampling};
+use serve::engine::{Answering, Engine, Event, Ladder, Request, Sampling};
 
+use super::null::NullDevice;
 use crate::arguments::serve::BenchEngineArguments;
 use crate::console;
 use crate::engine;
@@ -23,9 +24,18 @@ struct Round {
 }
 
 pub fn run(arguments: &BenchEngineArguments) -> Outcome {
-    let ready = engine::prepare(&arguments.model, &arguments.engine)?;
-    let vocab_size = ready.files.config.vocab_size;
-    let engine = Engine::start(ready.programs, ready.settings)?;
+    let (engine, vocab_size) = match arguments.null {
+        true => {
+            let ladder = null_ladder(arguments);
+            let vocab_size = ladder.vocab_size;
+            (Engine::start(NullDevice(ladder), arguments.engine.settings())?, vocab_size)
+        }
+        false => {
+            let ready = engine::prepare(&arguments.model, &arguments.engine)?;
+            let vocab_size = ready.files.config.vocab_size;
+            (Engine::start(ready.programs, ready.settings)?, vocab_size)
+        }
+    };
     let mut rounds = Vec::new();
     for &concurrency in &arguments.concurrency {
         rounds.push(round(&engine, arguments, concurrency, vocab_size)?);
@@ -48,6 +58,25 @@ pub fn run(arguments: &BenchEngineArguments) -> Outcome {
     rows.extend(rounds.iter().map(Round::row));
     console::table(&rows);
     Ok(())
+}
+
+/// Shapes with room for all requests.
+fn null_ladder(arguments: &BenchEngineArguments) -> Ladder {
+    let slots = arguments.concurrency.iter().copied().max().unwrap_or(1);
+    let context = arguments.input + arguments.output;
+    let page = arguments.engine.block_size;
+    Ladder {
+        context,
+        vocab_size: 49_152,
+        hidden_size: 1,
+        page,
+        pages: (context.div_ceil(page) + 1) * slots,
+        slots,
+        batches: vec![slots],
+        chunks: vec![arguments.engine.max_num_batched_tokens],
+        guesses: arguments.engine.num_speculative_tokens,
+        looks_ahead: true,
+    }
 }
 
 /// As many workers as `concurrency`, each with its requests one after the other.
