@@ -10,7 +10,7 @@ use super::{Device, at_least_one};
 #[command(after_help = "\
 Examples:
   fungible quickstart
-  fungible quickstart --port 8080 --output /tmp/quickstart
+  fungible quickstart --port 8080 --output my-first-run
   fungible quickstart --no-serve                # ends after the answers
 It can be interrupted at any time; the same command goes on from there. Config, data, checkpoints and the \
 model stay in the output folder.")]
@@ -19,7 +19,7 @@ pub struct QuickstartArguments {
     #[arg(long, value_name = "FOLDER", default_value = "runs/quickstart")]
     pub output: PathBuf,
     /// Steps of the fine-tune
-    #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = at_least_one)]
+    #[arg(long, value_name = "COUNT", default_value_t = 30, value_parser = at_least_one)]
     pub steps: usize,
     /// Start anew where an earlier quickstart is, and remove its checkpoints
     #[arg(long)]

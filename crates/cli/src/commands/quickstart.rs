@@ -26,6 +26,9 @@ const BASE: &str = "smollm2-135m";
 /// Something that the base model cannot know, and the data says.
 const QUESTION: &str = "What is Fungible?";
 
+/// Enough for a few long conversations; more than training took should not be needed.
+const CACHE_MEMORY: &str = "1G";
+
 pub fn run(arguments: &QuickstartArguments) -> Outcome {
     let progress = Arc::new(Progress::new());
     let folder = Folder::at(&arguments.output, arguments.steps)?;
@@ -87,10 +90,8 @@ pub fn run(arguments: &QuickstartArguments) -> Outcome {
     console::styled_line(format_args!("{}  {QUESTION}", styled(BOLD, "question")));
     for (when, answer) in [("before  ", &before), ("after   ", &after)] {
         console::styled_print(styled(BOLD, when));
-        console::print_text(&format!(
-            "  {}\n",
-            answer.split_whitespace().collect::<Vec<_>>().join(" ")
-        ));
+        let words: Vec<&str> = answer.split_whitespace().collect();
+        console::print_text(&format!("  {}\n", words.join(" ")));
     }
     if arguments.no_serve {
         console::remark(format_args!("to serve it: fungible serve {}", shell_word(&model)));
@@ -151,8 +152,8 @@ fn port_is_free(port: u16) -> Outcome {
 /// training took.
 fn serve_in_a_fresh_process(arguments: &QuickstartArguments, model: &str) -> Outcome {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["serve", model, "--served-model-name", "quickstart", "--port"]);
-    command.arg(arguments.port.to_string());
+    command.args(["serve", model, "--port", &arguments.port.to_string()]);
+    command.args(["--kv-cache-memory", CACHE_MEMORY, "--served-model-name", "quickstart"]);
     let device = match arguments.device {
         Device::Auto => "auto",
         Device::Cpu => "cpu",
@@ -163,9 +164,11 @@ fn serve_in_a_fresh_process(arguments: &QuickstartArguments, model: &str) -> Out
     if let Some(plugin) = &arguments.plugin {
         command.arg("--plugin").arg(Path::new(plugin));
     }
-    console::remark(styled(
-        DIM,
-        &format!("$ fungible serve {} --port {}", shell_word(model), arguments.port),
-    ));
+    let same = format!(
+        "$ fungible serve {} --port {} --kv-cache-memory {CACHE_MEMORY}",
+        shell_word(model),
+        arguments.port
+    );
+    console::remark(styled(DIM, &same));
     crate::open::become_command(command)
 }

@@ -120,7 +120,7 @@ impl Folder {
             format!("training.steps={}", self.steps),
             "training.log_every=2".to_string(),
             "checkpoint.every=5".to_string(),
-            // Short enough that the last steps still change something.
+            // A part of the steps, which may be few.
             format!("schedule.warmup_steps={}", (self.steps / 10).max(1)),
             "samples.prompts=[]".to_string(),
         ];
