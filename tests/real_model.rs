@@ -1,4 +1,4 @@
-//! The README's first command and the chat on the real model, with plugin and model fetched as a
+//! `generate` and the chat on the real model, with plugin and model fetched as a
 //! user's first run fetches them.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]

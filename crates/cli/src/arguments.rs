@@ -1,5 +1,6 @@
 //! Every command and flag, declared once: name, help, default, parsing.
 
+pub mod quickstart;
 pub mod serve;
 
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 const EXAMPLES: &str = "\
 Examples:
+  fungible quickstart
   fungible chat
   fungible generate \"The capital of France is\" --max-tokens 16
   fungible score smollm2-135m --text \"The capital of France is Paris.\" --json
@@ -31,6 +33,8 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Fine-tune a small model, compare its answers, and serve it: all in a few minutes
+    Quickstart(quickstart::QuickstartArguments),
     /// Talk with a model
     Chat(ChatArguments),
     /// Continue a text

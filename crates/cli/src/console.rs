@@ -71,6 +71,12 @@ pub fn line(text: impl Display) {
     print(format_args!("{text}\n"));
 }
 
+/// Prints a piece of a line of results that may hold styles.
+pub fn styled_print(text: impl Display) {
+    let mut stdout = anstream::stdout().lock();
+    end_unless_written(write!(stdout, "{text}").and_then(|()| stdout.flush()));
+}
+
 /// Prints a line of results that may hold styles.
 pub fn styled_line(text: impl Display) {
     end_unless_written(writeln!(anstream::stdout(), "{text}"));

@@ -20,6 +20,7 @@ fn main() -> ExitCode {
     runtime::worker::main_if_worker(engine::register);
     let arguments = Arguments::parse();
     let result = match arguments.command {
+        Command::Quickstart(arguments) => commands::quickstart::run(&arguments),
         Command::Chat(arguments) => commands::chat::run(&arguments),
         Command::Generate(arguments) => commands::generate::run(&arguments),
         Command::Score(arguments) => commands::score::run(&arguments),

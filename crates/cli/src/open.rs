@@ -1,6 +1,7 @@
 //! From flags to an engine: the plugin, the devices, the model on them.
 
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use graph::{DType, Mesh};
@@ -158,7 +159,11 @@ fn device_kind(device: Device, discovery: &Discovery) -> PluginKind {
 
 /// Starts the process again with more in its environment, at most once.
 pub fn restart_with(variables: &[Variable]) -> Result<(), Failure> {
-    let Some(mut command) = runtime::environment::restart_with(variables) else { return Ok(()) };
+    runtime::environment::restart_with(variables).map_or(Ok(()), become_command)
+}
+
+/// Goes on as another process. Returns only if that cannot be.
+pub fn become_command(mut command: Command) -> Result<(), Failure> {
     #[cfg(unix)]
     {
         use std::os::unix::process::CommandExt;

@@ -6,6 +6,9 @@ use clap::{Args, ValueEnum};
 
 use super::{DeviceArguments, MODEL_HELP, at_least_one};
 
+/// The address that is listened on if nobody says otherwise: of this machine alone.
+pub const LOCAL: &str = "127.0.0.1";
+
 /// How a model is served, whoever asks.
 #[derive(Args, Clone, Debug)]
 pub struct EngineArguments {
@@ -80,7 +83,7 @@ pub struct ServeArguments {
     #[arg(default_value = "smollm2-135m", help = MODEL_HELP)]
     pub model: String,
     /// The address to listen on
-    #[arg(long, default_value = "127.0.0.1")]
+    #[arg(long, default_value = LOCAL)]
     pub host: String,
     #[arg(long, default_value_t = 8000)]
     pub port: u16,

@@ -1,7 +1,7 @@
 //! `fungible export`: from a checkpoint of a training run to a model that other programs load.
 
 use llm::FloatType;
-use llm::export::{ExportOptions, ExportProgress};
+use llm::export::{ExportOptions, ExportProgress, Exported};
 use runtime::CacheFolder;
 use serde_json::json;
 use train::checkpoint::Latest;
@@ -13,8 +13,35 @@ use crate::console::{self, BOLD, Progress, decimal_size, shell_word, short_numbe
 use crate::failure::{Exit, Failure, Outcome};
 use crate::model;
 
+/// A model or an adapter that was written.
+pub struct Written {
+    exported: Exported,
+    float_type: FloatType,
+    adapter: bool,
+    /// The checkpoint that it was.
+    location: String,
+    step: u64,
+}
+
 pub fn run(arguments: &ExportArguments) -> Outcome {
-    let progress = Progress::new();
+    let written = write(arguments, &Progress::new())?;
+    if arguments.json {
+        print_json(&written);
+        return Ok(());
+    }
+    tell(&written);
+    if !arguments.adapter {
+        let folder = written.exported.folder.display().to_string();
+        console::line(format_args!(
+            "  next  fungible generate \"Once upon a time\" --model {}",
+            shell_word(&folder)
+        ));
+    }
+    Ok(())
+}
+
+/// Writes what is asked for.
+pub fn write(arguments: &ExportArguments, progress: &Progress) -> Result<Written, Failure> {
     progress.spin("looking for the newest checkpoint that is intact");
     let Latest { checkpoint, damaged } = find(&arguments.checkpoint, arguments.step)?;
     progress.clear();
@@ -46,41 +73,40 @@ pub fn run(arguments: &ExportArguments) -> Outcome {
                     )));
                 }
                 (None, None) => None,
-                (now, Some(then)) => Some(base(now.as_deref().unwrap_or(then), &progress)?),
+                (now, Some(then)) => Some(base(now.as_deref().unwrap_or(then), progress)?),
             };
             run.export_model(&arguments.folder, base.as_ref(), &options, on_progress)
                 .map_err(advise)?
         }
     };
     progress.clear();
-    let folder = exported.folder.display();
-    if arguments.json {
-        console::line(json!({
-            "folder": exported.folder,
-            "files": exported.files,
-            "parameters": exported.parameters,
-            "bytes": exported.bytes,
-            "dtype": float_type.to_string(),
-            "adapter": arguments.adapter,
-            "checkpoint": location,
-            "step": step,
-        }));
-        return Ok(());
-    }
-    let what = if arguments.adapter { "adapter" } else { "model" };
+    Ok(Written { exported, float_type, adapter: arguments.adapter, location, step })
+}
+
+fn print_json(written: &Written) {
+    let Written { exported, float_type, adapter, location, step } = written;
+    console::line(json!({
+        "folder": exported.folder,
+        "files": exported.files,
+        "parameters": exported.parameters,
+        "bytes": exported.bytes,
+        "dtype": float_type.to_string(),
+        "adapter": adapter,
+        "checkpoint": location,
+        "step": step,
+    }));
+}
+
+/// Says what was written where.
+pub fn tell(written: &Written) {
+    let Written { exported, float_type, adapter, step, .. } = written;
+    let (what, folder) = (if *adapter { "adapter" } else { "model" }, exported.folder.display());
     console::styled_line(styled(BOLD, &format!("wrote the {what} of step {step} to {folder}")));
     console::line(format_args!(
         "  {} parameters in {float_type}, {}",
         short_number(exported.parameters as f64),
         decimal_size(exported.bytes)
     ));
-    if !arguments.adapter {
-        console::line(format_args!(
-            "  next  fungible generate \"Once upon a time\" --model {}",
-            shell_word(&folder.to_string())
-        ));
-    }
-    Ok(())
 }
 
 /// Adds the flag that helps, which libraries do not know of.

@@ -11,6 +11,7 @@ pub mod keys;
 pub mod plugin;
 pub mod probe;
 pub mod profile;
+pub mod quickstart;
 pub mod score;
 pub mod serve;
 pub mod train;

@@ -2,7 +2,7 @@
 
 mod end;
 pub mod show;
-mod stop;
+pub mod stop;
 pub mod target;
 
 use std::path::{Path, PathBuf};
@@ -49,9 +49,49 @@ pub fn run(arguments: &TrainArguments) -> Outcome {
     place.restart_if_needed(mesh.devices())?;
     let processes = join(arguments, &config, &place)?;
     stop.joined(&processes.group);
-    let ended = train(arguments, path, config, &place, &processes, &stop, &progress);
+    let title = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
+    let run = Run {
+        title: &title,
+        resume: arguments.resume,
+        overwrite: arguments.overwrite,
+        told: if arguments.json { Told::Json } else { Told::Text },
+    };
+    let ended = train(&run, config, &place, &processes, &stop, &progress);
     progress.clear();
     end::part(&processes.group, ended)
+}
+
+/// What is asked of a run besides its config.
+pub struct Run<'a> {
+    /// In metrics and the report.
+    pub title: &'a str,
+    pub resume: bool,
+    pub overwrite: bool,
+    pub told: Told,
+}
+
+/// How the end of a run is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// With what to do next.
+    Text,
+    Json,
+    /// In a line, by a command that goes on itself.
+    InPassing,
+}
+
+/// Trains as a part of another command, in this process alone.
+pub fn alone(
+    run: &Run<'_>,
+    config: Config,
+    place: &Place,
+    stop: &Stop,
+    progress: &Progress,
+) -> Outcome {
+    let processes = Processes { launch: None, group: Arc::new(ProcessGroup::alone()) };
+    let ended = train(run, config, place, &processes, stop, progress);
+    progress.clear();
+    ended?
 }
 
 /// This process and the others.
@@ -105,8 +145,7 @@ fn join(arguments: &TrainArguments, config: &Config, place: &Place) -> Result<Pr
 
 /// Answers as [`end::part`] takes it.
 fn train(
-    arguments: &TrainArguments,
-    path: &Path,
+    run: &Run<'_>,
     config: Config,
     place: &Place,
     Processes { launch, group }: &Processes,
@@ -114,7 +153,7 @@ fn train(
     progress: &Progress,
 ) -> Result<Outcome, Failure> {
     let checkpoints = Checkpoints::open(&config.checkpoint.folder)?;
-    let beginning = find_beginning(arguments, &config, &checkpoints, group)?;
+    let beginning = find_beginning(run, &config, &checkpoints, group)?;
     let saved = match beginning.checkpoint() {
         Some(checkpoint) => {
             let before = saved_config(checkpoint)?;
@@ -166,7 +205,6 @@ fn train(
     }
     let runtime = Runtime::open(&place.discovery, &runtime_options)?;
     let folder = PathBuf::from(&config.output.folder);
-    let title = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     let log_every = config.training.log_every;
     let setup = Setup { config, model: opened, data, options, runtime, group: group.clone() };
     let mut screen = show::Screen::new(progress, log_every, group.is_first());
@@ -186,7 +224,7 @@ fn train(
             .note(&format!("all {first} steps are made already; raise training.steps to go on"));
     }
     let mut records = match group.is_first() {
-        true => Some(Records::open(&setup, &folder, &title, first, trainer.seconds())?),
+        true => Some(Records::open(&setup, &folder, run.title, first, trainer.seconds())?),
         false => None,
     };
     let ended = trainer.run(stop.asked(), records.as_mut());
@@ -195,7 +233,7 @@ fn train(
     // Saves are agreed on, and all have the same loss: with these ends all processes end.
     let everywhere = matches!(ended, Ok(_) | Err(TrainError::Diverged { .. }));
     let outcome = match records {
-        Some(records) => end::tell(&setup, records, &screen, ended, arguments.json),
+        Some(records) => end::tell(&setup, records, &screen, ended, run.told),
         None => end::outcome(ended),
     };
     if everywhere { Ok(outcome) } else { outcome.map(Ok) }
@@ -203,12 +241,12 @@ fn train(
 
 /// Whether there is a checkpoint to go on from; those of another run are not written over unasked.
 fn find_beginning(
-    arguments: &TrainArguments,
+    run: &Run<'_>,
     config: &Config,
     checkpoints: &Checkpoints,
     group: &ProcessGroup,
 ) -> Result<Beginning, Failure> {
-    if arguments.resume {
+    if run.resume {
         let latest = checkpoints.agree_on_latest(group)?;
         match &latest {
             None => console::remark(format_args!(
@@ -229,7 +267,7 @@ fn find_beginning(
         return Ok(latest.map_or(Beginning::Anew, |latest| Beginning::After(Box::new(latest))));
     }
     let steps = checkpoints.list()?;
-    match (steps.last(), arguments.overwrite) {
+    match (steps.last(), run.overwrite) {
         (Some(last), false) => Err(Failure::usage(format!(
             "{} has checkpoints up to step {last}: go on from there with --resume, start anew with --overwrite, or choose another output.folder",
             config.checkpoint.folder

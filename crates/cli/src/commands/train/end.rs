@@ -5,6 +5,7 @@ use runtime::distributed::ProcessGroup;
 use serde_json::{Value, json};
 use train::trainer::{Outcome as End, Records, RunEnd, Setup, TrainError};
 
+use super::Told;
 use super::show::Screen;
 use crate::console::{self, BOLD, shell_word, styled};
 use crate::failure::{Exit, Failure, Outcome};
@@ -34,16 +35,23 @@ pub fn tell(
     records: Records,
     screen: &Screen<'_>,
     ended: Ended,
-    as_json: bool,
+    told: Told,
 ) -> Outcome {
     // Also of a run that failed: its curves may say why.
     let (written, unwritten) = match records.finish() {
         Ok(written) => (Some(written), None),
         Err(error) => (None, Some(Failure::from(error))),
     };
-    match as_json {
-        true => console::line(described(setup, screen, &ended, written.as_ref())),
-        false => print(setup, screen, &ended, written.as_ref()),
+    match told {
+        Told::Json => console::line(described(setup, screen, &ended, written.as_ref())),
+        Told::Text => print(setup, screen, &ended, written.as_ref()),
+        Told::InPassing => {
+            let result = screen.result().map_or_else(String::new, |text| format!(", {text}"));
+            console::remark(format_args!("{}{result}", headline(setup, screen, &ended)));
+            if matches!(ended, Ok(End::Stopped { .. })) {
+                console::remark("the same command goes on from there");
+            }
+        }
     }
     worst(outcome(ended), unwritten)
 }
@@ -63,18 +71,21 @@ fn described(setup: &Setup, screen: &Screen<'_>, ended: &Ended, written: Option<
     })
 }
 
-fn print(setup: &Setup, screen: &Screen<'_>, ended: &Ended, written: Option<&RunEnd>) {
-    let config = &setup.config;
-    let headline = match ended {
-        Ok(End::Finished) => format!("trained {} steps", config.training.steps),
+fn headline(setup: &Setup, screen: &Screen<'_>, ended: &Ended) -> String {
+    match ended {
+        Ok(End::Finished) => format!("trained {} steps", setup.config.training.steps),
         Ok(End::Stopped { step }) => format!("stopped after step {step}, saved"),
         Ok(End::Unsaved(unsaved)) => format!("ended after step {}, not saved", unsaved.step),
         Err(_) => match screen.last_record() {
             Some(last) => format!("failed after step {}", last.step),
             None => "failed before the end of a step".to_string(),
         },
-    };
-    console::styled_line(styled(BOLD, &headline));
+    }
+}
+
+fn print(setup: &Setup, screen: &Screen<'_>, ended: &Ended, written: Option<&RunEnd>) {
+    let config = &setup.config;
+    console::styled_line(styled(BOLD, &headline(setup, screen, ended)));
     if let Some(text) = screen.result() {
         console::line(format_args!("  {text}"));
     }

@@ -18,6 +18,8 @@ enum Phase {
     Together,
     /// A step ends, and is saved.
     Training,
+    /// Nothing: what was trained is saved, and what comes after can be done again.
+    Ended,
 }
 
 /// Set by the first signal; the second ends the process.
@@ -46,6 +48,11 @@ impl Stop {
                 Phase::Alone => {
                     progress.clear();
                     console::remark(BEFORE_THE_FIRST_STEP);
+                    std::process::exit(Exit::Stopped as i32);
+                }
+                Phase::Ended => {
+                    progress.clear();
+                    console::remark(AFTER_THE_LAST_STEP);
                     std::process::exit(Exit::Stopped as i32);
                 }
                 Phase::Together => console::remark(
@@ -83,11 +90,30 @@ impl Stop {
         *lock(&self.phase) = Phase::Training;
     }
 
+    /// The last step was made, for a command that goes on with the result.
+    ///
+    /// # Errors
+    /// Where it was asked to stop during that step.
+    pub fn training_ended(&self) -> Result<(), Failure> {
+        let mut phase = lock(&self.phase);
+        *phase = Phase::Ended;
+        match self.asked().load(Ordering::Relaxed) {
+            true => {
+                console::remark(AFTER_THE_LAST_STEP);
+                Err(Failure::silent(Exit::Stopped))
+            }
+            false => Ok(()),
+        }
+    }
+
     /// For the trainer.
     pub fn asked(&self) -> &AtomicBool {
         &self.asked
     }
 }
+
+const AFTER_THE_LAST_STEP: &str =
+    "stopped, with everything that was trained saved: start the same command again";
 
 const BEFORE_THE_FIRST_STEP: &str =
     "stopped before the first step, with nothing to save: start the same command again";
