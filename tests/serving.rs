@@ -119,7 +119,9 @@ fn joined(chunks: &[Value]) -> (String, Vec<u64>, Vec<String>) {
     let (mut text, mut ids, mut ends) = (String::new(), Vec::new(), Vec::new());
     for choice in chunks.iter().flat_map(|chunk| chunk["choices"].as_array().unwrap()) {
         text += choice["delta"]["content"].as_str().unwrap_or_default();
-        ids.extend(choice["token_ids"].as_array().into_iter().flatten().map(|id| id.as_u64().unwrap()));
+        ids.extend(
+            choice["token_ids"].as_array().into_iter().flatten().map(|id| id.as_u64().unwrap()),
+        );
         ends.extend(choice["finish_reason"].as_str().map(str::to_owned));
     }
     (text, ids, ends)
@@ -200,7 +202,8 @@ fn seeds_decide_whatever_else_runs(server: &Running) {
     let (alone, other) = (ask(1), ask(2));
     assert_ne!(alone, other);
     thread::scope(|scope| {
-        let together: Vec<_> = (0..8).map(|index| scope.spawn(move || ask(1 + index % 2))).collect();
+        let together: Vec<_> =
+            (0..8).map(|index| scope.spawn(move || ask(1 + index % 2))).collect();
         for (index, text) in together.into_iter().enumerate() {
             let expected = if index % 2 == 0 { &alone } else { &other };
             assert_eq!(&text.join().unwrap(), expected);
@@ -299,7 +302,8 @@ fn embeddings_tokens_and_responses(server: &Running) {
     // Four bytes a number, three bytes in four letters.
     let letters = embed(json!("a fox"), "base64")[0]["embedding"].as_str().unwrap().len();
     assert_eq!(letters, 576 * 4 / 3 * 4);
-    let tokens = post(server, "/tokenize", &json!({"prompt": "a fox, Füchse"})).ok()["tokens"].clone();
+    let tokens =
+        post(server, "/tokenize", &json!({"prompt": "a fox, Füchse"})).ok()["tokens"].clone();
     let text = post(server, "/detokenize", &json!({"tokens": tokens})).ok();
     assert_eq!(text["prompt"], "a fox, Füchse");
     let ask = json!({"input": "Say hello.", "max_output_tokens": 8, "temperature": 0});
@@ -367,7 +371,8 @@ fn nonsense_is_refused_and_harms_nobody(server: &Running) {
             json!({"type": "integer", "minimum": 5, "maximum": 4}),
             json!({"type": "object", "properties": huge}),
         ] {
-            let form = json!({"type": "json_schema", "json_schema": {"name": "x", "schema": schema}});
+            let form =
+                json!({"type": "json_schema", "json_schema": {"name": "x", "schema": schema}});
             let error = refused(&json!({ "response_format": form }));
             assert_eq!(error["code"], "invalid_structure", "{error}");
         }
@@ -401,18 +406,17 @@ fn a_server_that_is_killed_comes_back_and_one_that_is_stopped_finishes() {
     let key = ["--api-key", "the-key"];
     let Some(mut first) = Running::start(test, &key) else { return };
     let ask = story(&json!({})).to_string();
-    let authorized =
-        [("content-type", "application/json"), ("authorization", "Bearer the-key")];
+    let authorized = [("content-type", "application/json"), ("authorization", "Bearer the-key")];
     for headers in [&authorized[..1], &[authorized[0], ("authorization", "Bearer the-kez")]] {
         let refused = send(&first, "POST", CHAT, headers, ask.as_bytes());
         assert_eq!(refused.error(401)["code"], "invalid_api_key");
     }
-    let answer = |server: &Running| {
-        content(&send(server, "POST", CHAT, &authorized, ask.as_bytes()).ok())
-    };
+    let answer =
+        |server: &Running| content(&send(server, "POST", CHAT, &authorized, ask.as_bytes()).ok());
     let text = answer(&first);
     // In the middle of an answer.
-    let endless = story(&json!({"stream": true, "max_tokens": 800, "ignore_eos": true})).to_string();
+    let endless =
+        story(&json!({"stream": true, "max_tokens": 800, "ignore_eos": true})).to_string();
     let begin = |server: &Running, body: &str| {
         let mut stream = Connection::to(server.address);
         stream.request("POST", CHAT, &authorized, body.as_bytes());

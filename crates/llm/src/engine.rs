@@ -263,15 +263,21 @@ impl Engine {
         &self.options
     }
 
-    /// An empty cache.
+    /// An empty cache, without memory being touched where a program does not need it to be zero.
     ///
     /// # Errors
     /// What the devices report, such as too little memory.
     pub fn new_cache(&self, compiled: &Compiled) -> Result<Vec<Array>, EngineError> {
         let first = compiled.program.data;
         let inputs = &compiled.program.program.inputs[first..first + compiled.program.cache];
-        let zeros = |input: &graph::Input| Array::zeros(&self.mesh, &input.shape, &input.sharding);
-        Ok(inputs.iter().map(zeros).collect::<Result<_, _>>()?)
+        // Keys and values that no query sees may be anything where they are not read. Plain programs
+        // multiply them with zero, which infinity times zero is not.
+        let new = match compiled.program.program.reads_pages_natively(inputs.len()) {
+            true => Array::uninitialized,
+            false => Array::zeros,
+        };
+        let array = |input: &graph::Input| new(&self.mesh, &input.shape, &input.sharding);
+        Ok(inputs.iter().map(array).collect::<Result<_, _>>()?)
     }
 
     /// How large one sequence's cache of this capacity is, in bytes.

@@ -209,6 +209,25 @@ impl Array {
         })
     }
 
+    /// An array whose contents are of no matter, since all that is read of it is written before: what
+    /// lay in its memory, or zeros where the plugin can only copy. On a CPU its memory is taken from the
+    /// system bit by bit, as it comes to be used.
+    ///
+    /// # Errors
+    /// As [`Array::from_host`].
+    pub fn uninitialized(mesh: &DeviceMesh, shape: &Shape, sharding: &Sharding) -> Result<Array> {
+        let made = Array::build(mesh, shape, sharding, |_, device, dimensions| {
+            let kind = element_type(shape.dtype);
+            Ok(mesh.client().uninitialized_buffer(device, kind, dimensions)?)
+        });
+        match made {
+            Err(Error::Plugin(pjrt::Error::MissingFunction { .. })) => {
+                Array::zeros(mesh, shape, sharding)
+            }
+            made => made,
+        }
+    }
+
     fn build(
         mesh: &DeviceMesh,
         shape: &Shape,

@@ -143,7 +143,7 @@ pub(crate) struct Api {
     pub async_host_to_device_transfer_manager: [Unused; 9],
     pub client_dma_map: Unused,
     pub client_dma_unmap: Unused,
-    pub client_create_uninitialized_buffer: Unused,
+    pub client_create_uninitialized_buffer: Function<ClientCreateUninitializedBuffer>,
     pub client_update_global_process_info: Unused,
     pub topology_deserialize: Unused,
     pub client_create_alias_buffer: Unused,

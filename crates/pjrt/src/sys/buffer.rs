@@ -34,6 +34,16 @@ arguments! {
         done_with_host_buffer: *mut Event,
         buffer: *mut Buffer,
     }
+    ClientCreateUninitializedBuffer {
+        client: *mut Client,
+        shape_dims: *const i64,
+        shape_num_dims: usize,
+        shape_element_type: i32,
+        shape_layout: *mut MemoryLayout,
+        device: *mut Device,
+        memory: *mut Memory,
+        buffer: *mut Buffer,
+    }
     BufferDestroy { buffer: *mut Buffer }
     BufferElementType { buffer: *mut Buffer, element_type: i32 }
     BufferDimensions { buffer: *mut Buffer, dims: *const i64, num_dims: usize }

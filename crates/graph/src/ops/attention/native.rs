@@ -4,6 +4,7 @@ use super::AttentionOperation;
 use crate::DType;
 use crate::emit::{Call, Emitter};
 use crate::ops::custom_call::native_call;
+use crate::program::Program;
 
 const NATIVE: &str = "fungible.paged_attention";
 
@@ -32,4 +33,16 @@ pub(super) fn call(attention: &AttentionOperation, emitter: &mut Emitter<'_>, ca
         attention.window.unwrap_or(0)
     );
     native_call(emitter, call, NATIVE, &config, &[]);
+}
+
+impl Program {
+    /// Whether nothing but native attention reads this cache of as many arrays, keys and values of each
+    /// layer: it reads the keys that a query sees, and no others.
+    pub fn reads_pages_natively(&self, cache_arrays: usize) -> bool {
+        let calls = self
+            .text_without_locations
+            .matches(&format!("call_target_name = \"{NATIVE}\""))
+            .count();
+        calls > 0 && calls * 2 == cache_arrays
+    }
 }
