@@ -221,9 +221,10 @@ impl Array {
             Ok(mesh.client().uninitialized_buffer(device, kind, dimensions)?)
         });
         match made {
-            Err(Error::Plugin(pjrt::Error::MissingFunction { .. })) => {
-                Array::zeros(mesh, shape, sharding)
-            }
+            Err(Error::Plugin(
+                pjrt::Error::MissingFunction { .. }
+                | pjrt::Error::Status { code: pjrt::Code::Unimplemented, .. },
+            )) => Array::zeros(mesh, shape, sharding),
             made => made,
         }
     }
