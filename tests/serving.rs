@@ -381,6 +381,7 @@ fn nonsense_is_refused_and_harms_nobody(server: &Running) {
 
 fn idle_and_slow_clients_harm_nobody(server: &Running) {
     beside_a_witness(server, || {
+        // Nearly as many as a process may have as a rule, here and there.
         let idle: Vec<TcpStream> =
             (0..900).map(|_| TcpStream::connect(server.address).unwrap()).collect();
         // Its window is soon full.
@@ -403,7 +404,7 @@ fn idle_and_slow_clients_harm_nobody(server: &Running) {
 #[test]
 fn a_server_that_is_killed_comes_back_and_one_that_is_stopped_finishes() {
     let test = "a_server_that_is_killed_comes_back_and_one_that_is_stopped_finishes";
-    let key = ["--api-key", "the-key"];
+    let key = ["--api-key", "the-key", "--drain-seconds", "600"];
     let Some(mut first) = Running::start(test, &key) else { return };
     let ask = story(&json!({})).to_string();
     let authorized = [("content-type", "application/json"), ("authorization", "Bearer the-key")];
@@ -434,12 +435,13 @@ fn a_server_that_is_killed_comes_back_and_one_that_is_stopped_finishes() {
     let _ = writeln!(std::io::stderr(), "ready again {seconds:.1} s after it was killed");
     assert_eq!(answer(&second), text);
 
-    let long = story(&json!({"stream": true, "max_tokens": 64, "ignore_eos": true})).to_string();
+    let long = story(&json!({"stream": true, "max_tokens": 160, "ignore_eos": true})).to_string();
     let mut streams: Vec<Connection> = (0..8).map(|_| begin(&second, &long)).collect();
     second.signal("-TERM");
     // The signal may take a moment to arrive; until then requests are taken.
+    let short = story(&json!({"max_tokens": 1})).to_string();
     let last_words = loop {
-        let reply = send(&second, "POST", CHAT, &authorized, ask.as_bytes());
+        let reply = send(&second, "POST", CHAT, &authorized, short.as_bytes());
         if reply.status != 200 {
             break reply;
         }
