@@ -263,7 +263,7 @@ impl Engine {
         &self.options
     }
 
-    /// An empty cache.
+    /// An empty cache, without memory being touched where a program does not need it to be zero.
     ///
     /// # Errors
     /// What the devices report, such as too little memory.
@@ -273,7 +273,7 @@ impl Engine {
         // The native functions look at nothing that was not written; plain operations multiply it by zero,
         // which must be possible.
         let empty = match self.options.kernels.native {
-            true => Array::unset,
+            true => Array::uninitialized,
             false => Array::zeros,
         };
         let empty = |input: &graph::Input| empty(&self.mesh, &input.shape, &input.sharding);

@@ -51,39 +51,6 @@ impl Client {
         Ok(buffer)
     }
 
-    /// A buffer whose contents are whatever the memory held before: for what is written before it is
-    /// read. Nothing is touched, so a large one costs nothing until it is used.
-    ///
-    /// # Errors
-    /// [`Error::MissingFunction`] from plugins without it, and whatever the plugin answers.
-    pub fn buffer_without_contents(
-        &self,
-        device: &Device,
-        element_type: ElementType,
-        dimensions: &[i64],
-    ) -> Result<Buffer> {
-        if !Arc::ptr_eq(&self.inner, &device.client) {
-            return Err(Error::invalid(
-                "the device belongs to another client, so name one of this client's",
-            ));
-        }
-        // SAFETY: client and device are live, the dimensions outlive the call; the buffer is ours.
-        unsafe {
-            let answer = call!(
-                self.inner.table,
-                client_create_uninitialized_buffer,
-                ClientCreateUninitializedBuffer {
-                    client: self.inner.raw,
-                    shape_dims: dimensions.as_ptr(),
-                    shape_num_dims: dimensions.len(),
-                    shape_element_type: element_type.raw(),
-                    device: device.entry().raw,
-                }
-            )?;
-            Buffer::from_raw(Arc::clone(&self.inner), answer.buffer)
-        }
-    }
-
     /// A buffer of `range` of `memory`, row-major and exactly as long as the array, without copying
     /// where the plugin can: a CPU plugin uses the memory itself if it lies at a multiple of 64 bytes,
     /// others read it in the background. The memory is dropped when the plugin is done with it, on a
@@ -122,6 +89,44 @@ impl Client {
         Ok(buffer)
     }
 
+    /// A buffer that holds whatever was in its memory: for what is written before it is read. Nothing
+    /// touches the memory, so where the system hands out pages on first use, they cost nothing until then.
+    ///
+    /// # Errors
+    /// [`Error::MissingFunction`] from plugins that are too old, and whatever the plugin answers.
+    pub fn uninitialized_buffer(
+        &self,
+        device: &Device,
+        element_type: ElementType,
+        dimensions: &[i64],
+    ) -> Result<Buffer> {
+        self.check_device(device)?;
+        // SAFETY: client and device are live, the dimensions stay during the call, and the buffer is ours.
+        unsafe {
+            let answer = call!(
+                self.inner.table,
+                client_create_uninitialized_buffer,
+                ClientCreateUninitializedBuffer {
+                    client: self.inner.raw,
+                    shape_dims: dimensions.as_ptr(),
+                    shape_num_dims: dimensions.len(),
+                    shape_element_type: element_type.raw(),
+                    device: device.entry().raw,
+                }
+            )?;
+            Buffer::from_raw(Arc::clone(&self.inner), answer.buffer)
+        }
+    }
+
+    fn check_device(&self, device: &Device) -> Result<()> {
+        if !Arc::ptr_eq(&self.inner, &device.client) {
+            return Err(Error::invalid(
+                "the device belongs to another client, so name one of this client's",
+            ));
+        }
+        Ok(())
+    }
+
     /// # Safety
     /// `data` must stay readable and unchanged for as long as `semantics` promises the plugin.
     unsafe fn buffer_from_host(
@@ -139,11 +144,7 @@ impl Client {
                 element_type.size_bytes()
             )));
         }
-        if !Arc::ptr_eq(&self.inner, &device.client) {
-            return Err(Error::invalid(
-                "the device belongs to another client, so name one of this client's",
-            ));
-        }
+        self.check_device(device)?;
         // SAFETY: client and device are live, the array's length was checked, and the caller vouches
         // for how long it stays; buffer and event are ours.
         unsafe {

@@ -275,3 +275,14 @@ fn every_waiter_of_an_event_is_woken() {
     });
     assert_eq!(woken.load(Ordering::SeqCst), 4);
 }
+
+#[test]
+fn uninitialized_memory_has_the_shape() {
+    let Some(client) = cpu_client("uninitialized_memory_has_the_shape") else {
+        return;
+    };
+    let device = &client.devices()[0];
+    let buffer = client.uninitialized_buffer(device, ElementType::F32, &[3, 5]).unwrap();
+    assert_eq!(buffer.dimensions().unwrap(), [3, 5]);
+    assert_eq!(buffer.to_vec().unwrap().len(), 60);
+}

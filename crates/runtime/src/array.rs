@@ -209,22 +209,23 @@ impl Array {
         })
     }
 
-    /// An array that may hold anything: for what is written before it is read, such as a KV cache whose
-    /// readers know how far it is filled. Memory that is never used costs nothing. Zeros where the plugin
-    /// has no such arrays.
+    /// An array whose contents are of no matter, since all that is read of it is written before: what
+    /// lay in its memory, or zeros where the plugin can only copy. On a CPU its memory is taken from the
+    /// system bit by bit, as it comes to be used.
     ///
     /// # Errors
     /// As [`Array::from_host`].
-    pub fn unset(mesh: &DeviceMesh, shape: &Shape, sharding: &Sharding) -> Result<Array> {
-        let unset = Array::build(mesh, shape, sharding, |_, device, dimensions| {
+    pub fn uninitialized(mesh: &DeviceMesh, shape: &Shape, sharding: &Sharding) -> Result<Array> {
+        let made = Array::build(mesh, shape, sharding, |_, device, dimensions| {
             let kind = element_type(shape.dtype);
-            Ok(mesh.client().buffer_without_contents(device, kind, dimensions)?)
+            Ok(mesh.client().uninitialized_buffer(device, kind, dimensions)?)
         });
-        match unset {
-            Err(Error::Plugin(pjrt::Error::MissingFunction { .. })) => {
-                Array::zeros(mesh, shape, sharding)
-            }
-            unset => unset,
+        match made {
+            Err(Error::Plugin(
+                pjrt::Error::MissingFunction { .. }
+                | pjrt::Error::Status { code: pjrt::Code::Unimplemented, .. },
+            )) => Array::zeros(mesh, shape, sharding),
+            made => made,
         }
     }
 

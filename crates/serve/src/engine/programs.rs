@@ -147,6 +147,12 @@ impl Programs {
         enough.or(self.blocks.last().copied()).unwrap_or(needed)
     }
 
+    /// The narrowest chunk that takes so many tokens of one sequence.
+    fn width_for(&self, tokens: usize) -> usize {
+        let chunks = &self.ladder.chunks;
+        chunks.iter().copied().find(|&chunk| chunk >= tokens).unwrap_or(tokens)
+    }
+
     fn launch(&mut self, rows: &[Row<'_>], shape: StepShape) -> Result<Step, DeviceError> {
         let key = Key::Step(shape);
         self.find(key)?;
@@ -306,9 +312,7 @@ impl Device for Programs {
     }
 
     fn prefill(&mut self, row: &Row<'_>) -> Result<Self::Step, DeviceError> {
-        let wanted = row.count();
-        let chunks = &self.ladder.chunks;
-        let width = chunks.iter().copied().find(|&chunk| chunk >= wanted).unwrap_or(wanted);
+        let width = self.width_for(row.count());
         let rows = std::slice::from_ref(row);
         let blocks = self.blocks_for(rows);
         let shape = step_shape(&self.ladder, 1, width, false, blocks);
@@ -348,7 +352,7 @@ impl Device for Programs {
         tokens: &[u32],
         pages: &[u32],
     ) -> Result<Vec<f32>, DeviceError> {
-        let width = self.ladder.chunks.last().copied().unwrap_or(tokens.len()).max(tokens.len());
+        let width = self.width_for(tokens.len());
         let sampling = super::request::Sampling::default();
         let row = Row {
             slot: self.ladder.slots,
