@@ -21,11 +21,11 @@ REQUEST_LIMIT_SECONDS = 1800
 
 class Server:
     """A command that serves a model at 127.0.0.1. `PORT` in it is replaced; `model` is the name that requests carry, where the
-    server does not list one; `ignores_eos` says that requests may ask for answers of full length."""
+    server does not list one; `ignores_eos` says that requests may ask for answers of full length; `ready` answers 200 once they are taken."""
 
-    def __init__(self, name, command, version, model=None, ignores_eos=True, environment=None):
+    def __init__(self, name, command, version, model=None, ignores_eos=True, ready="/health", environment=None):
         self.name, self.command, self.version = name, [str(part) for part in command], version
-        self.model, self.ignores_eos = model, ignores_eos
+        self.model, self.ignores_eos, self.ready = model, ignores_eos, ready
         self.environment = {**os.environ, **(environment or {})}
         self.process = self.url = None
 
@@ -54,7 +54,7 @@ class Server:
 
     def is_ready(self):
         try:
-            with urllib.request.urlopen(f"{self.url}/health", timeout=5) as answer:
+            with urllib.request.urlopen(self.url + self.ready, timeout=5) as answer:
                 return answer.status == 200
         except (OSError, urllib.error.URLError):
             return False
@@ -82,6 +82,8 @@ class Server:
             command += ["--model", self.model] if self.model else []
             command += ["--ignore-eos"] if self.ignores_eos else []
             done = subprocess.run(command, capture_output=True, text=True)
+            if self.process.poll() is not None:
+                raise Unavailable(f"ended with status {self.process.returncode}: {self.last_words()}")
             if not report.exists():
                 raise Unavailable(f"the load generator ended with status {done.returncode}: {last_line(done.stderr)}")
             measured = json.loads(report.read_text())["levels"][0]
@@ -106,7 +108,7 @@ def first_line(command, pattern):
 
 
 def fungible(binary, name, gguf, *flags):
-    return Server(name, [binary, "serve", gguf, "--device", "cpu", "--port", "PORT", *flags], first_line([binary, "--version"], r".+"))
+    return Server(name, [binary, "serve", gguf, "--device", "cpu", "--port", "PORT", *flags], first_line([binary, "--version"], r".+"), ready="/ready")
 
 
 def llama_cpp(binary, name, gguf, threads, sequences, capacity):
@@ -123,4 +125,4 @@ def transformers(python, name, checkpoint, threads, sequences, capacity):
     command = [python, "-c", start, "serve", checkpoint, "--device", "cpu", "--dtype", "float32", "--host", "127.0.0.1", "--port", "PORT", *flags]
     versions = "import torch, transformers; print('transformers', transformers.__version__, 'torch', torch.__version__)"
     return Server(name, command, first_line([python, "-c", versions], r"transformers .+"), str(checkpoint), False,
-                  {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"})
+                  environment={"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"})
