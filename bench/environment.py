@@ -124,8 +124,8 @@ def llama_server():
 
 
 def source_archive(pinned, folder):
-    """Downloads a package's source. pip prepares what it downloads, which here would compile the build tools: the metadata is not
-    wanted, so its preparation is left to the flat build environment that has them."""
+    """Downloads a package's source. pip asks its build backend for metadata meanwhile, so that is installed first: left to itself
+    pip would compile the backend's tools, too, since no binaries are wanted."""
     subprocess.run([folder / "tools" / "bin" / "pip", "install", "--quiet", "scikit-build-core"], check=True)
     subprocess.run([folder / "tools" / "bin" / "pip", "download", "--quiet", "--no-deps", "--no-build-isolation", "--no-binary", "llama-cpp-python",
                     "--dest", folder, pinned], check=True)
