@@ -8,6 +8,7 @@ import platform
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -51,9 +52,10 @@ def threads():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def yardstick_python(with_llama_cpp):
+def yardstick_python(with_llama_cpp=False, with_servers=False):
     """The Python of a virtual environment that holds bench/requirements.txt, made at the first call."""
     requirements = [HERE / "requirements.txt"] + ([HERE / "requirements-llama-cpp.txt"] if with_llama_cpp else [])
+    requirements += [HERE / "requirements-servers.txt"] if with_servers else []
     folder = cache_folder() / "bench-venv"
     python = folder / "bin" / "python"
     for file in requirements:
@@ -90,6 +92,52 @@ def widened_gguf(python, source):
     if not target.exists():
         say(f"writing {target}")
         subprocess.run([python, HERE / "yardsticks" / "widen_gguf.py", source, target], check=True)
+    return target
+
+
+def llama_server():
+    """llama.cpp's server, compiled for this machine out of the source that the pinned llama-cpp-python carries; or a reason why
+    there is none. cmake and ninja come into a virtual environment of their own."""
+    pinned = (HERE / "requirements-llama-cpp.txt").read_text().split("#")[0].strip()
+    folder = cache_folder() / "bench" / f"llama-server-{pinned.split('==')[1]}"
+    binary, tools = folder / "build" / "bin" / "llama-server", folder / "tools"
+    if binary.exists():
+        return binary, None
+    say(f"compiling llama.cpp's server in {folder} (some minutes)")
+    run = lambda *command: subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
+    try:
+        run(sys.executable, "-m", "venv", tools)
+        run(tools / "bin" / "pip", "install", "--quiet", "cmake==4.4.4", "ninja==1.13.2")
+        archives = glob.glob(str(folder / "*.tar.gz"))
+        if not archives:
+            archives = [source_archive(pinned, folder)]
+        with tarfile.open(archives[0]) as archive:
+            archive.extractall(folder / "source", filter="data")
+        source = glob.glob(str(folder / "source" / "*" / "vendor" / "llama.cpp"))[0]
+        off = ("LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES", "LLAMA_BUILD_APP", "LLAMA_BUILD_UI", "LLAMA_USE_PREBUILT_UI", "LLAMA_OPENSSL", "BUILD_SHARED_LIBS")
+        run(tools / "bin" / "cmake", "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tools / 'bin' / 'ninja'}", "-S", source, "-B", folder / "build",
+            "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", *(f"-D{name}=OFF" for name in off))
+        run(tools / "bin" / "cmake", "--build", folder / "build", "--target", "llama-server", "-j", threads())
+    except (OSError, subprocess.CalledProcessError, IndexError, tarfile.TarError) as error:
+        return None, f"could not be compiled: {str(error)[:300]}"
+    return binary, None
+
+
+def source_archive(pinned, folder):
+    """Downloads a package's source. pip asks its build backend for metadata meanwhile, so that is installed first: left to itself
+    pip would compile the backend's tools, too, since no binaries are wanted."""
+    subprocess.run([folder / "tools" / "bin" / "pip", "install", "--quiet", "scikit-build-core"], check=True)
+    subprocess.run([folder / "tools" / "bin" / "pip", "download", "--quiet", "--no-deps", "--no-build-isolation", "--no-binary", "llama-cpp-python",
+                    "--dest", folder, pinned], check=True)
+    return glob.glob(str(folder / "*.tar.gz"))[0]
+
+
+def checkpoint(python, gguf):
+    """The GGUF file's weights as a float32 checkpoint for transformers, and its tokenizer."""
+    target = gguf.with_suffix(".checkpoint")
+    if not target.exists():
+        say(f"writing {target}")
+        subprocess.run([python, HERE / "yardsticks" / "serve_inputs.py", "checkpoint", gguf, target], check=True, stdout=subprocess.DEVNULL)
     return target
 
 

@@ -16,7 +16,10 @@ class Rounds:
         self.missing = {}  # (system, work name) -> reason
 
     def add(self, system, work, round_index, seconds):
-        self.rates.setdefault((system, work.name), {})[round_index] = work.tokens_per_second(statistics.median(seconds))
+        self.put(system, work, round_index, work.tokens_per_second(statistics.median(seconds)))
+
+    def put(self, system, work, round_index, value):
+        self.rates.setdefault((system, work.name), {})[round_index] = value
 
     def fail(self, system, work, reason):
         self.missing[system, work.name] = str(reason)
