@@ -60,8 +60,11 @@ class Server:
             return False
 
     def last_words(self):
+        """The last line that speaks of an error, which others may explain; else the last one."""
         self.log.seek(0)
-        return last_line(self.log.read())
+        text = self.log.read()
+        errors = [line for line in text.splitlines() if "error" in line.lower()]
+        return last_line(errors[-1] if errors else text)
 
     def stop(self):
         if self.process and self.process.poll() is None:
