@@ -225,9 +225,9 @@ fn a_device_that_fails_now_and_then_loses_no_answer() {
     watch.fail_every.store(19, Ordering::Relaxed);
     let prompts: Vec<Vec<u32>> = (0..6).map(|n| vec![n, 50 + n, 3]).collect();
     let answers: Vec<Answer> =
-        prompts.iter().map(|prompt| engine.submit(request(prompt, 12)).unwrap()).collect();
+        prompts.iter().map(|prompt| engine.submit(request(prompt, 40)).unwrap()).collect();
     for (prompt, given) in prompts.iter().zip(answers) {
-        assert_eq!(finish(given).unwrap().0, answer(prompt, 12));
+        assert_eq!(finish(given).unwrap().0, answer(prompt, 40));
     }
     assert!(idle(&engine).device_failures > 1);
     // One that always fails is given up, and the engine lives on.
@@ -295,6 +295,27 @@ fn embeddings_have_length_one_and_leave_nothing() {
     let too_long = runtime.block_on(engine.embed(vec![1; 65])).unwrap_err();
     assert!(matches!(too_long, EmbedError::Refused(Refusal::TooLong { .. })), "{too_long}");
     assert_eq!(idle(&engine).pages_used, 0);
+}
+
+#[test]
+fn embeddings_and_answers_take_turns_and_memory() {
+    let (engine, watch) = start(ladder(20, 4), settings());
+    let prompts: Vec<Vec<u32>> = (0..4).map(|n| vec![n, 50 + n, 3, 4, 5]).collect();
+    let answers: Vec<Answer> =
+        prompts.iter().map(|prompt| engine.submit(request(prompt, 30)).unwrap()).collect();
+    let embeddings: Vec<_> = (0..100).map(|_| engine.embed((0..60).collect())).collect();
+    // Those of a client that leaves are not computed.
+    drop((0..10_000).map(|_| engine.embed((0..60).collect())).collect::<Vec<_>>());
+    for (prompt, given) in prompts.iter().zip(answers) {
+        assert_eq!(finish(given).unwrap().0, answer(prompt, 30));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for embedding in embeddings {
+        assert_eq!(runtime.block_on(embedding).unwrap(), [1.0, 0.0]);
+    }
+    assert_eq!(idle(&engine).pages_used, 0);
+    // Four chunks each.
+    assert!(watch.steps.load(Ordering::Relaxed) < 40_000);
 }
 
 #[test]
