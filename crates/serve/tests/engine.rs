@@ -222,12 +222,12 @@ fn when_memory_is_short_the_last_give_way_and_come_back() {
 #[test]
 fn a_device_that_fails_now_and_then_loses_no_answer() {
     let (engine, watch) = start(ladder(64, 8), settings());
-    watch.fail_every.store(19, Ordering::Relaxed);
+    watch.fail_every.store(11, Ordering::Relaxed);
     let prompts: Vec<Vec<u32>> = (0..6).map(|n| vec![n, 50 + n, 3]).collect();
     let answers: Vec<Answer> =
-        prompts.iter().map(|prompt| engine.submit(request(prompt, 40)).unwrap()).collect();
+        prompts.iter().map(|prompt| engine.submit(request(prompt, 12)).unwrap()).collect();
     for (prompt, given) in prompts.iter().zip(answers) {
-        assert_eq!(finish(given).unwrap().0, answer(prompt, 40));
+        assert_eq!(finish(given).unwrap().0, answer(prompt, 12));
     }
     assert!(idle(&engine).device_failures > 1);
     // One that always fails is given up, and the engine lives on.
