@@ -221,8 +221,10 @@ fn when_memory_is_short_the_last_give_way_and_come_back() {
 
 #[test]
 fn a_device_that_fails_now_and_then_loses_no_answer() {
-    let (engine, watch) = start(ladder(64, 8), settings());
-    // All six are computed again within 12 steps, so each gets on between two failures.
+    let mut settings = settings();
+    settings.policy.batched_tokens = 64;
+    let (engine, watch) = start(ladder(64, 8), settings);
+    // All six are computed again within six steps, so each gets on between two failures.
     watch.fail_every.store(13, Ordering::Relaxed);
     let prompts: Vec<Vec<u32>> = (0..6).map(|n| vec![n, 50 + n, 3]).collect();
     let answers: Vec<Answer> =

@@ -157,17 +157,14 @@ impl<D: Device> Scheduler<D> {
             .and_then(|()| self.launch_prefills())
             .and_then(|()| self.launch_decode());
         let mut waited = Duration::ZERO;
-        let result = launched.and_then(|()| {
-            for launch in earlier {
-                self.read(launch, &mut waited)?;
-            }
-            if !self.device.ladder().looks_ahead {
-                for launch in std::mem::take(&mut self.under_way) {
-                    self.read(launch, &mut waited)?;
-                }
-            }
-            Ok(())
-        });
+        let mut result = launched;
+        // What was launched before something failed may have come to its end all the same.
+        let reads_all = result.is_err() || !self.device.ladder().looks_ahead;
+        let later = if reads_all { std::mem::take(&mut self.under_way) } else { Vec::new() };
+        for launch in earlier.into_iter().chain(later) {
+            let read = self.read(launch, &mut waited);
+            result = result.and(read);
+        }
         if let Err(error) = result {
             self.recover(&error);
         }
