@@ -299,27 +299,6 @@ fn embeddings_have_length_one_and_leave_nothing() {
 }
 
 #[test]
-fn embeddings_and_answers_take_turns_and_memory() {
-    let (engine, watch) = start(ladder(20, 4), settings());
-    let prompts: Vec<Vec<u32>> = (0..4).map(|n| vec![n, 50 + n, 3, 4, 5]).collect();
-    let answers: Vec<Answer> =
-        prompts.iter().map(|prompt| engine.submit(request(prompt, 30)).unwrap()).collect();
-    let embeddings: Vec<_> = (0..100).map(|_| engine.embed((0..60).collect())).collect();
-    // Those of a client that leaves are not computed.
-    drop((0..10_000).map(|_| engine.embed((0..60).collect())).collect::<Vec<_>>());
-    for (prompt, given) in prompts.iter().zip(answers) {
-        assert_eq!(finish(given).unwrap().0, answer(prompt, 30));
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    for embedding in embeddings {
-        assert_eq!(runtime.block_on(embedding).unwrap(), [1.0, 0.0]);
-    }
-    assert_eq!(idle(&engine).pages_used, 0);
-    // Four chunks each.
-    assert!(watch.steps.load(Ordering::Relaxed) < 40_000);
-}
-
-#[test]
 fn owners_take_turns() {
     let (engine, _) = start(ladder(16, 1), settings());
     let owned = |owner: &str, n: u32| Request {

@@ -102,11 +102,6 @@ impl<D: Device> Scheduler<D> {
         self.usual_seconds
     }
 
-    /// Whether there is memory for so many tokens that nobody's answer uses.
-    pub fn has_room(&self, tokens: usize) -> bool {
-        self.pages.available() >= tokens.div_ceil(self.device.ladder().page)
-    }
-
     /// The mean of the last layer's states over `tokens`, scaled to length 1.
     ///
     /// # Errors
@@ -115,15 +110,10 @@ impl<D: Device> Scheduler<D> {
         let ladder = self.device.ladder();
         let (page, chunk) = (ladder.page, ladder.chunks.last().copied().unwrap_or(1));
         let needed = tokens.len().div_ceil(page);
-        // Those that give way go on later where they were.
-        while self.pages.available() < needed {
-            let Some(last) = self.least_important() else {
-                return Err(Failure::Device(
-                    "the text is longer than the whole cache; give the cache more memory"
-                        .to_string(),
-                ));
-            };
-            self.preempt(last);
+        if self.pages.available() < needed {
+            return Err(Failure::Device(
+                "all memory of the cache is in use by answers; try again later".to_string(),
+            ));
         }
         let own: Vec<PageId> = (0..needed).filter_map(|_| self.pages.take()).collect();
         let mut sum: Vec<f32> = Vec::new();
@@ -238,11 +228,14 @@ impl<D: Device> Scheduler<D> {
                 self.running[place].pages.push(taken);
                 continue;
             }
-            // That may be this one.
-            let Some(last) = self.least_important() else { return false };
-            if self.running.len() == 1 {
+            // The one that came last among the least important gives way; that may be this one.
+            let order =
+                |(_, sequence): &(usize, &Sequence)| (sequence.request.priority, sequence.id);
+            let last = self.running.iter().enumerate().max_by_key(order).map(|(place, _)| place);
+            let Some(last) = last else { return false };
+            let mut sequence = self.running.remove(last);
+            if self.running.is_empty() {
                 // It has all the memory there is: the context is larger than the cache.
-                let sequence = self.running.remove(last);
                 self.end(sequence, |sequence| {
                     sequence.fail(Failure::Device(
                         "the sequence is longer than the whole cache; give the cache more memory"
@@ -251,26 +244,13 @@ impl<D: Device> Scheduler<D> {
                 });
                 return false;
             }
-            self.preempt(last);
+            self.stats.preemptions += 1;
+            sequence.preemptions += 1;
+            sequence.share(&mut self.pages, page);
+            self.slots.extend(sequence.give_way(&mut self.pages));
+            let running = self.running.iter().map(|sequence| sequence.request.owner.as_str());
+            self.queue.push(sequence, running);
         }
-    }
-
-    /// The one that came last among the least important that run.
-    fn least_important(&self) -> Option<usize> {
-        let order = |(_, sequence): &(usize, &Sequence)| (sequence.request.priority, sequence.id);
-        self.running.iter().enumerate().max_by_key(order).map(|(place, _)| place)
-    }
-
-    /// Takes its memory from a running sequence, which waits again.
-    fn preempt(&mut self, place: usize) {
-        let page = self.device.ladder().page;
-        let mut sequence = self.running.remove(place);
-        self.stats.preemptions += 1;
-        sequence.preemptions += 1;
-        sequence.share(&mut self.pages, page);
-        self.slots.extend(sequence.give_way(&mut self.pages));
-        let running = self.running.iter().map(|sequence| sequence.request.owner.as_str());
-        self.queue.push(sequence, running);
     }
 
     /// Launches a chunk of the sequence that is being prefilled, if there is one.

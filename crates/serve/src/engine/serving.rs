@@ -1,7 +1,6 @@
 //! The engine as others see it: requests come in by a channel, a thread of its own owns the device and
 //! answers them.
 
-use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
@@ -261,21 +260,12 @@ fn check_sampling(sampling: &Sampling, vocab_size: usize) -> Result<(), Refusal>
     Ok(())
 }
 
-type Embedded = Result<Vec<f32>, Failure>;
-
-/// Steps of answers that an embedding waits for memory. Then it takes it from them, and as they get on in
-/// between, so do both.
-const EMBEDDING_PATIENCE: usize = 64;
-
 /// The engine's thread: takes what comes, serves what is there, waits when there is nothing.
 fn serve<D: Device>(mut scheduler: Scheduler<D>, commands: &Receiver<Command>, shared: &Shared) {
     let mut stopping = false;
-    let mut embeddings = VecDeque::<(Vec<u32>, oneshot::Sender<Embedded>)>::new();
-    // Steps since the last embedding.
-    let mut waited = 0;
     loop {
         loop {
-            let idle = scheduler.is_idle() && embeddings.is_empty();
+            let idle = scheduler.is_idle();
             if idle && stopping {
                 return;
             }
@@ -285,7 +275,9 @@ fn serve<D: Device>(mut scheduler: Scheduler<D>, commands: &Receiver<Command>, s
             };
             match command {
                 Ok(Command::Submit(sequence)) => scheduler.submit(*sequence),
-                Ok(Command::Embed(tokens, answer)) => embeddings.push_back((tokens, answer)),
+                Ok(Command::Embed(tokens, answer)) => {
+                    let _ = answer.send(scheduler.embed(&tokens));
+                }
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) if idle => return,
                 Ok(Command::Stop) => stopping = true,
                 Err(TryRecvError::Disconnected) => {
@@ -296,21 +288,7 @@ fn serve<D: Device>(mut scheduler: Scheduler<D>, commands: &Receiver<Command>, s
             }
             shared.waiting.store(scheduler.queue.len(), Ordering::Relaxed);
         }
-        // One between two steps, so that a request for thousands does not hold up the answers; and none
-        // for those who have left.
-        embeddings.retain(|(_, answer)| !answer.is_closed());
-        let may_embed = |tokens: &[u32]| {
-            waited >= EMBEDDING_PATIENCE || scheduler.is_idle() || scheduler.has_room(tokens.len())
-        };
-        if let Some((tokens, answer)) = embeddings.pop_front_if(|(tokens, _)| may_embed(tokens)) {
-            let _ = answer.send(scheduler.embed(&tokens));
-            waited = 0;
-        } else {
-            waited += 1;
-        }
-        if !scheduler.is_idle() {
-            scheduler.step();
-        }
+        scheduler.step();
         shared.waiting.store(scheduler.queue.len(), Ordering::Relaxed);
         let stats = scheduler.stats();
         *lock(&shared.usual_seconds) = scheduler.usual_seconds();
