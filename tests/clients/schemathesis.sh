@@ -2,7 +2,7 @@
 # Sends a running server whatever its own OpenAPI document allows, and what it does not, and looks
 # for answers that the document does not promise: a 5xx first of all.
 #
-#     sh schemathesis.sh http://127.0.0.1:8000 [EXAMPLES [SEED]]
+#     sh schemathesis.sh http://127.0.0.1:8000 [EXAMPLES [SEED [PHASES]]]
 #
 # Needs schemathesis (requirements.txt) on the path. Adapters are left out: loading one names a
 # folder of the server's machine. That everything the document allows is taken is not checked:
@@ -15,5 +15,6 @@ exec schemathesis run "${base%/}/openapi.json" \
     --exclude-path-regex lora_adapter \
     --max-examples "${2:-50}" \
     --seed "${3:-1}" \
+    --phases "${4:-examples,coverage,fuzzing,stateful}" \
     --request-timeout 120 \
     --continue-on-failure

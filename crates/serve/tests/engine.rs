@@ -232,7 +232,7 @@ fn a_device_that_fails_now_and_then_loses_no_answer() {
     for (prompt, given) in prompts.iter().zip(answers) {
         assert_eq!(finish(given).unwrap().0, answer(prompt, 12));
     }
-    assert!(idle(&engine).device_failures > 1);
+    assert!(idle(&engine).device_failures > 0);
     // One that always fails is given up, and the engine lives on.
     watch.fail_every.store(1, Ordering::Relaxed);
     let failure = finish(engine.submit(request(&[1], 3)).unwrap()).unwrap_err();

@@ -296,6 +296,21 @@ fn request_id(headers: &HeaderMap) -> String {
     }
 }
 
+/// A file of the chat page, with what keeps it to itself.
+fn of_page(asset: &'static page::Asset) -> Response<Body> {
+    let mut response = response(StatusCode::OK, asset.content_type, Body::whole(asset.bytes));
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, page::CONTENT_SECURITY_POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -314,19 +329,4 @@ mod tests {
             assert_eq!(is_open, route.endpoint.is_open(), "{}", route.path);
         }
     }
-}
-
-/// A file of the chat page, with what keeps it to itself.
-fn of_page(asset: &'static page::Asset) -> Response<Body> {
-    let mut response = response(StatusCode::OK, asset.content_type, Body::whole(asset.bytes));
-    let headers = response.headers_mut();
-    for (name, value) in [
-        (header::CONTENT_SECURITY_POLICY, page::CONTENT_SECURITY_POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (header::CACHE_CONTROL, "no-cache"),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    response
 }
