@@ -98,6 +98,7 @@ fn together(engine: &Engine, requests: Vec<Request>) -> Vec<(Vec<u32>, Vec<f32>)
         let mut given = (Vec::new(), Vec::new());
         loop {
             match answer.next_blocking().expect("an answer has an end") {
+                Event::Started(_) => {}
                 Event::Token(drawn) => {
                     given.0.push(drawn.token);
                     given.1.push(drawn.log_prob);

@@ -14,8 +14,7 @@ use super::device::{Device, Ladder};
 use super::embedding::EmbeddingJob;
 use super::interface::{Answering, EmbedError, Embedding, Limits, Stats};
 use super::request::{
-    Answer, Constraint, Event, Failure, Finish, Finished, Refusal, Request, Sampling, Started,
-    Timing,
+    Answer, Event, Failure, Finish, Finished, Refusal, Request, Sampling, Started, Timing,
 };
 use super::scheduler::{Policy, Scheduler};
 use super::sequence::Sequence;
@@ -126,10 +125,9 @@ impl Engine {
 
     /// Why an answer that was begun elsewhere is at its end already.
     fn is_over(&self, request: &Request) -> Option<Finish> {
-        let complete = |constraint: &Box<dyn Constraint>| constraint.is_complete();
         if request.continued.is_empty() {
             None
-        } else if request.constraint.as_ref().is_some_and(complete) {
+        } else if request.constraint.as_deref().is_some_and(|constraint| constraint.is_complete()) {
             Some(Finish::Complete)
         } else if request.continued.len() >= request.max_tokens {
             Some(Finish::Length)
