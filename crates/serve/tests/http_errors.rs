@@ -190,7 +190,7 @@ fn long_bodies_and_long_prompts_are_refused() {
 fn paths_and_methods_that_do_not_exist() {
     let server = start(Script::saying("x"));
     get(&server, "/v1/nothing").error(404);
-    get(&server, "/").error(404);
+    get(&server, "/page/nothing.js").error(404);
     get(&server, "/v1/models/").error(404);
     let wrong = get(&server, CHAT);
     wrong.error(405);

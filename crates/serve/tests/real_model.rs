@@ -250,7 +250,7 @@ fn invariance(test: &str, served: &Served) {
         assert_same(&format!("{number} in other pieces"), &alone[number], given);
     }
     let stats = idle(&engine);
-    assert!(stats.preemptions > 0 && stats.drafted > 0, "{stats:?}");
+    assert!(stats.drafted > 0, "{stats:?}");
     assert_eq!((stats.pages_used, stats.compiled_after_ready), (0, 0));
 }
 

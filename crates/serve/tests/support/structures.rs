@@ -25,6 +25,8 @@ pub struct Subject {
     pub structures: ModelStructures,
     pub vocab_size: usize,
     pub end: u32,
+    /// The end of the prompt.
+    pub prompt: &'static str,
 }
 
 impl Subject {
@@ -39,7 +41,10 @@ impl Subject {
         let tokenizer = Arc::new(tokenizer);
         let structures =
             ModelStructures::new(Arc::clone(&tokenizer), vocab_size, &[end], tools, reasoning);
-        Subject { tokenizer, structures: structures.unwrap(), vocab_size, end }
+        // What a template that opens the tag ends with.
+        let opens = reasoning == Some(ReasoningFormat::Opened);
+        let prompt = if opens { "<think>\n" } else { "" };
+        Subject { tokenizer, structures: structures.unwrap(), vocab_size, end, prompt }
     }
 
     /// A byte-level vocabulary of 384 tokens.
@@ -52,11 +57,13 @@ impl Subject {
     }
 
     pub fn constraint(&self, spec: &StructureSpec) -> Box<dyn Constraint> {
-        self.structures.constraint(spec, "").unwrap_or_else(|error| panic!("{error}: {spec:?}"))
+        self.structures
+            .constraint(spec, self.prompt)
+            .unwrap_or_else(|error| panic!("{error}: {spec:?}"))
     }
 
     pub fn refusal(&self, spec: &StructureSpec) -> StructureError {
-        match self.structures.constraint(spec, "") {
+        match self.structures.constraint(spec, self.prompt) {
             Ok(_) => panic!("accepted: {spec:?}"),
             Err(error) => error,
         }
