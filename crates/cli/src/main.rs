@@ -9,13 +9,11 @@ mod failure;
 mod model;
 mod open;
 
-use std::process::ExitCode;
-
 use clap::Parser;
 
 use arguments::{Arguments, Command};
 
-fn main() -> ExitCode {
+fn main() {
     // A compile worker is this same binary started again; it never returns from here.
     runtime::worker::main_if_worker(engine::register);
     let arguments = Arguments::parse();
@@ -38,13 +36,15 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => commands::bench::run(&arguments),
         Command::Probe(arguments) => commands::probe::run(&arguments),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
+    let code = match result {
+        Ok(()) => 0,
         Err(failure) => {
             if !failure.is_silent() {
                 console::error(&failure.to_string());
             }
-            ExitCode::from(failure.code())
+            failure.code()
         }
-    }
+    };
+    // Work may still be on its way to a device: what the command that failed did not wait for.
+    pjrt::end_process(code.into())
 }

@@ -28,7 +28,7 @@ pub fn main(register: Register) -> ! {
         }
         _ => 1,
     };
-    std::process::exit(code);
+    pjrt::end_process(code);
 }
 
 fn read_job() -> io::Result<(Vec<u8>, Job)> {
