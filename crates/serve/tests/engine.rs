@@ -332,6 +332,30 @@ fn embeddings_and_answers_take_turns() {
 }
 
 #[test]
+fn an_embedding_under_way_starts_over_when_the_device_loses_it() {
+    let (engine, watch) = start(ladder(32, 4), settings());
+    watch.fail_every.store(13, Ordering::Relaxed);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let (mut whole, mut failed) = (0, 0);
+    for n in 0..20 {
+        let given = engine.submit(request(&[n, 3], 6)).unwrap();
+        // It is told its own failure; what another step lost is computed again.
+        match runtime.block_on(engine.embed((0..60).collect())) {
+            Ok(embedding) => {
+                assert_eq!(embedding, [1.0, 0.0]);
+                whole += 1;
+            }
+            Err(EmbedError::Failed(Failure::Device(_))) => failed += 1,
+            Err(other) => panic!("{other}"),
+        }
+        let _ = finish(given);
+    }
+    assert!(whole > 0, "{failed} failed");
+    assert!(idle(&engine).device_failures > 0);
+    assert_eq!(idle(&engine).pages_used, 0);
+}
+
+#[test]
 fn short_prompts_share_a_step() {
     let (engine, watch) = start(ladder(64, 8), settings());
     let answers: Vec<Answer> =

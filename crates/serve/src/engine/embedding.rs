@@ -36,6 +36,12 @@ impl EmbeddingJob {
         self.done += count;
     }
 
+    /// The device lost what had run.
+    pub fn start_over(&mut self) {
+        self.done = 0;
+        self.sum.clear();
+    }
+
     /// The sum of all states, scaled to length 1: their mean's direction.
     pub fn finish(self) {
         let length = self.sum.iter().map(|value| value * value).sum::<f32>().sqrt();

@@ -1,5 +1,6 @@
-//! Which sequences run in which step. One prefill chunk and one decode step at a time; what is drawn
-//! is read when the step after it is on its way, if the device likes that.
+//! Which sequences run in which step: a chunk of an embedding, chunks of prompts as far as the step's
+//! tokens go, and a token of each sequence that is past its prompt. What is drawn is read when the step
+//! after it is on its way, if the device likes that.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -497,6 +498,7 @@ impl<D: Device> Scheduler<D> {
         self.pages.forget();
         let reset = self.device.reset();
         self.queue.each(|sequence| sequence.drawing = 0);
+        self.embeddings.iter_mut().for_each(EmbeddingJob::start_over);
         for mut sequence in std::mem::take(&mut self.running) {
             sequence.entries.clear();
             self.slots.extend(sequence.give_way(&mut self.pages));

@@ -134,9 +134,21 @@ impl Device for MemoryDevice {
         Ok(step)
     }
 
-    fn embed(&mut self, _: usize, tokens: &[u32], _: &[u32]) -> Result<Vec<f32>, DeviceError> {
+    /// The number of tokens, and of those before them that the cache does not hold.
+    fn embed(
+        &mut self,
+        position: usize,
+        tokens: &[u32],
+        pages: &[u32],
+    ) -> Result<Vec<f32>, DeviceError> {
         self.step()?;
-        Ok(vec![tokens.len() as f32, 0.0])
+        let page = self.ladder.page;
+        let cell = |place: usize| pages[place / page] as usize * page + place % page;
+        let lost = (0..position).filter(|&place| self.cells[cell(place)].is_none()).count();
+        for (index, &token) in tokens.iter().enumerate() {
+            self.cells[cell(position + index)] = Some(token);
+        }
+        Ok(vec![tokens.len() as f32, lost as f32])
     }
 
     fn reset(&mut self) -> Result<(), DeviceError> {
