@@ -95,12 +95,17 @@ mod tests {
         assert_eq!(('\0'..='\u{200}').filter_map(byte_of).count(), 256);
         assert_eq!(byte_of('Ġ'), Some(b' '));
         assert_eq!(byte_of('Ċ'), Some(b'\n'));
+        assert_eq!(
+            (byte_of('a'), byte_of('ł'), byte_of('Ń')),
+            (Some(b'a'), Some(0xa0), Some(0xad))
+        );
     }
 
     #[test]
     fn only_byte_tokens_are_bytes() {
         assert_eq!(byte_token("<0x0A>"), Some(10));
-        for other in ["<0x0>", "<0x0AB>", "0x0A", "<0xZZ>", "<0x+1>x", "x<0x0A>"] {
+        for other in ["<s>", "<0xFFF>", "<0x0>", "<0x0AB>", "0x0A", "<0xZZ>", "<0x+1>x", "x<0x0A>"]
+        {
             assert_eq!(byte_token(other), None, "{other}");
         }
     }

@@ -24,13 +24,11 @@ pub enum Column {
     FrequencyPenalty,
     SeedLow,
     SeedHigh,
-    /// The adapter's number; 0 for none.
-    Adapter,
 }
 
 impl Column {
     /// How many there are.
-    pub const COUNT: usize = Column::Adapter as usize + 1;
+    pub const COUNT: usize = Column::SeedHigh as usize + 1;
 }
 
 /// What a row does beside running its tokens.
