@@ -21,6 +21,8 @@ enum Kind {
     Plain,
     /// Every third request is refused, every third is cut off, every third fails on its way.
     Broken,
+    /// Keeps a connection open, and closes it as soon as it is used again.
+    Hasty,
     /// Never answers.
     Silent,
     /// Wants a key.
@@ -49,7 +51,12 @@ impl Server {
                 let seen = seen.clone();
                 tokio::spawn(async move {
                     let mut stream = BufReader::new(stream);
-                    while connection(&mut stream, kind, &seen).await.is_some() {}
+                    while connection(&mut stream, kind, &seen).await.is_some() {
+                        if kind == Kind::Hasty {
+                            let _ = stream.fill_buf().await;
+                            break;
+                        }
+                    }
                 });
             }
         });
@@ -281,6 +288,14 @@ fn failures_are_counted_by_their_reason() {
     assert_eq!(count("the device failed"), 3);
     assert_eq!(count("the connection broke"), 3, "{:?}", summary.failures);
     assert_eq!((summary.ttft_ms, summary.goodput.unwrap().requests), (None, 0));
+}
+
+#[test]
+fn a_connection_that_was_closed_meanwhile_is_no_failure() {
+    let server = Server::start(Kind::Hasty);
+    let mut load = Load::connect(&server.target(), work(40, 6)).unwrap();
+    let summary = measure(&mut load, Pace::Clients(2), Until::Requests(8));
+    assert_eq!((summary.succeeded, summary.failed), (8, 0), "{:?}", summary.failures);
 }
 
 #[test]

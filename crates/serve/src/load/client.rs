@@ -206,7 +206,7 @@ impl Reading<'_> {
     }
 
     async fn run(&mut self, request: RequestBuilder) -> Result<(), String> {
-        let mut response = request.send().await.map_err(|error| because(&error))?;
+        let mut response = begin(request).await.map_err(|error| because(&error))?;
         if !response.status().is_success() {
             return Err(refusal(response).await);
         }
@@ -264,6 +264,20 @@ impl Reading<'_> {
         let counted = if self.told > 0 { self.told } else { self.chunks };
         self.record.output_tokens = if said > 0 { said } else { counted };
         self.record
+    }
+}
+
+/// Sends a request, once more if the connection ends before an answer begins: a server may close one that
+/// was kept open just when it is used again, as llama.cpp's does. The time that this takes counts.
+async fn begin(request: RequestBuilder) -> reqwest::Result<Response> {
+    let again = request.try_clone();
+    match (request.send().await, again) {
+        (Err(error), Some(again))
+            if error.is_request() && !error.is_connect() && !error.is_timeout() =>
+        {
+            again.send().await
+        }
+        (result, _) => result,
     }
 }
 
