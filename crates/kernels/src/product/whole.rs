@@ -4,6 +4,9 @@ use std::ops::Range;
 
 use super::{Kernel, LANES, Place, Simd, tile_rows};
 
+/// How far ahead memory is asked for, in loads of 64 bytes.
+const AHEAD: usize = 32;
+
 /// Some panels, and the rows they are multiplied with.
 pub(super) struct Part<'a> {
     /// `[rows, k]`.
@@ -127,7 +130,10 @@ fn tile<S: Simd, W: Weights, const R: usize, const P: usize>(
     let width = W::COLUMNS * LANES;
     for load in 0..k / W::COLUMNS {
         let mut weights = [[s.splat(0.0); 2]; P];
-        for (weights, panel) in weights.iter_mut().zip(&panels) {
+        for (place, (weights, panel)) in weights.iter_mut().zip(&panels).enumerate() {
+            if first_row == 0 {
+                s.prefetch(values, (first_panel + place) * k * LANES + (load + AHEAD) * width);
+            }
             *weights = W::load(s, &panel[load * width..(load + 1) * width]);
         }
         for within in 0..W::COLUMNS {

@@ -52,8 +52,9 @@ pub struct EmbedShape {
 ///
 /// Data: `rows` `[batch, columns]` s32 ([`RowLayout`]); `mask` `[batch, words]` u32, the bits of tokens
 /// that may come; `bias_ids` and `bias_values` `[batch, BIAS_MAX]` (ids beyond the vocabulary are
-/// unused); `last` `[slot]` s32; `counts` `[slot, vocab]` s32. Results: what was drawn
-/// ([`result_words`]) `[batch, width or 1, words]` s32, `last`, `counts`, the cache.
+/// unused); `last` `[slot]` s32; `counts` `[slot * vocab]` s32, how often each slot's tokens were there.
+/// Results: what was drawn ([`result_words`]) `[batch, width or 1, words]` s32, `last`, `counts`, the
+/// cache.
 ///
 /// # Errors
 /// A model that does not fit together.
@@ -73,7 +74,7 @@ pub fn step(
         ("bias_ids", Shape::new(DType::S32, &[own, ("bias", BIAS_MAX)])),
         ("bias_values", Shape::new(DType::F32, &[own, ("bias", BIAS_MAX)])),
         ("last", Shape::new(DType::S32, &[("slot", slots)])),
-        ("counts", Shape::new(DType::S32, &[("slot", slots), ("vocab", vocab)])),
+        ("counts", Shape::new(DType::S32, &[("cell", slots * vocab)])),
     ];
     let tracing = Tracing::new(&graph, config, options, &data, CacheKind::Pages(shape.pages));
     let [rows, mask, bias_ids, bias_values, last_before, counts_before] = tracing.data[..] else {
@@ -94,7 +95,7 @@ pub fn step(
     let Some(updated) = updated else { unreachable!("a cache was given") };
 
     let counts = match batch {
-        1 => cleared(counts_before, slot, rows.flag(Flag::Fresh)),
+        1 => cleared(counts_before, slot, rows.flag(Flag::Fresh), vocab),
         // Only what is prefilled is fresh, and that is one sequence at a time.
         _ => counts_before,
     };
@@ -107,7 +108,7 @@ pub fn step(
         true => place.real.and(at.equal(ops::constant(&graph, DType::S32, 0.0))),
         false => place.real,
     };
-    let counts = count(counts, slot, tokens, weight, counted);
+    let counts = count(counts, slot, tokens, weight, counted, vocab);
 
     let given = Given { mask, bias: (bias_ids, bias_values), counts };
     let number = rows.column(Column::Count);
@@ -125,7 +126,7 @@ pub fn step(
         let all = right.cumulative_sum("guess").equal(place_of).convert(DType::S32);
         let accepted = all.sum(&["guess"]);
         let follows = at.less_equal(accepted).and(at.greater_equal(one)).and(place.real);
-        let counts = count(counts, slot, tokens, weight, follows);
+        let counts = count(counts, slot, tokens, weight, follows, vocab);
         (words.rename("seq", "drawn"), token.take("seq", accepted), counts)
     } else {
         let logits = tracing.decoder.logits(states.take("seq", number - 1.0));
@@ -205,13 +206,20 @@ impl<'g> Place<'g> {
     }
 }
 
-/// `counts` with the row of a slot set to zero where `fresh` holds.
-fn cleared<'g>(counts: Tensor<'g>, slot: Tensor<'g>, fresh: Tensor<'g>) -> Tensor<'g> {
-    let (slot, fresh) = (slot.squeeze("batch"), fresh.squeeze("batch"));
-    let row = counts.index("slot", slot);
-    let zero = ops::constant(counts.graph(), DType::S32, 0.0);
-    let row = fresh.select(zero, row).broadcast_to(&row.shape().axes);
-    counts.dynamic_update_slice(row.expand("slot"), &[("slot", slot)])
+/// `counts` with the cells of a slot set to zero where `fresh` holds. Else those of the last slot, which
+/// nobody reads: zeros are written without a look at what was there, since for that XLA would copy all.
+fn cleared<'g>(
+    counts: Tensor<'g>,
+    slot: Tensor<'g>,
+    fresh: Tensor<'g>,
+    vocab: usize,
+) -> Tensor<'g> {
+    let number = |value: usize| ops::constant(counts.graph(), DType::S32, value as f64);
+    let start = fresh.select(slot * vocab as f64, number(counts.size("cell") - vocab));
+    counts.dynamic_update_slice(
+        number(0).broadcast("cell", vocab),
+        &[("cell", start.squeeze("batch"))],
+    )
 }
 
 /// `counts` with `weight` added for each of `tokens` `[batch, seq]` that counts.
@@ -221,14 +229,12 @@ fn count<'g>(
     tokens: Tensor<'g>,
     weight: Tensor<'g>,
     counted: Tensor<'g>,
+    vocab: usize,
 ) -> Tensor<'g> {
-    let (slots, vocab) = (counts.size("slot"), counts.size("vocab"));
-    let beyond = ops::constant(counts.graph(), DType::S32, (slots * vocab) as f64);
+    let beyond = ops::constant(counts.graph(), DType::S32, counts.size("cell") as f64);
     let cell = (slot * vocab as f64 + tokens).transpose(&["batch", "seq"]);
     let cell = counted.select(cell, beyond);
-    let flat = counts.merge(&["slot", "vocab"], "cell");
-    let flat = flat.scatter("cell", cell, weight, ops::Combine::Add);
-    flat.split("cell", &[("slot", slots), ("vocab", vocab)])
+    counts.scatter("cell", cell, weight, ops::Combine::Add)
 }
 
 /// Sequences and their tokens as one axis.

@@ -34,7 +34,7 @@ pub(super) struct Choice<'g> {
     mask: Tensor<'g>,
     /// Ids and values, `[batch, bias]`.
     bias: (Tensor<'g>, Tensor<'g>),
-    /// `[slot, vocab]` s32.
+    /// `[slot * vocab]` s32.
     counts: Tensor<'g>,
 }
 
@@ -139,7 +139,10 @@ impl<'g> Choice<'g> {
         let graph = scores.graph();
         let axes = scores.shape().axes;
         let wide = |x: Tensor<'g>| x.broadcast_to(&axes);
-        let count = self.counts.take("slot", self.slot);
+        let vocab = scores.size("vocab");
+        let slots = self.counts.size("cell") / vocab;
+        let count = self.counts.split("cell", &[("slot", slots), ("vocab", vocab)]);
+        let count = count.take("slot", self.slot);
         let number = |value: f64| ops::constant(graph, DType::S32, value);
         let zero = ops::constant(graph, DType::F32, 0.0);
         let below = count.and(number(IN_PROMPT - 1.0));
