@@ -34,6 +34,7 @@ pub use error::WeightsError;
 pub use float_type::FloatType;
 pub use gguf_names::hugging_face_name;
 pub use packing::{Packing, PanelPart, Quantization};
+pub(crate) use packing::LANES;
 pub use sharded_index::parse as parse_sharded_index;
 pub use write::{ReadError, ReadRows, TensorShape, WriteError, write_checkpoint, write_file};
 pub(crate) use write::{advice, write_whole};

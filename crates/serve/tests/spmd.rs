@@ -66,6 +66,7 @@ fn start(runtime: &Runtime, mesh: &str, layers: Layers) -> Engine {
         chunks: vec![16],
         guesses: 0,
         looks_ahead: true,
+        adapters: None,
     };
     let none = Box::new(|_: llm::engine::Progress<'_>| {});
     let engine = llm::engine::Engine::new(&files, runtime.clone(), options, None, none).unwrap();
