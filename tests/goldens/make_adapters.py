@@ -50,6 +50,7 @@ def make(name, base, settings, folder):
     model.peft_config["default"].base_model_name_or_path = base
     model.save_pretrained(folder)
     (folder / "README.md").unlink()
+    (folder / "adapter_model.safetensors").chmod(0o644)
     config = json.loads((folder / "adapter_config.json").read_text())
     # Sets of names have no order of their own.
     config["target_modules"] = sorted(config["target_modules"])

@@ -341,12 +341,12 @@ impl Compiled {
         &'a self,
         mut data: Vec<Argument<'a>>,
         cache: Vec<Array>,
-        slots: &'a [Array],
+        slots: &'a [Arc<Array>],
     ) -> Result<(Vec<Array>, Vec<Array>), EngineError> {
         data.extend(cache.into_iter().map(Argument::Donated));
         let mut slots = slots.iter();
         for (weight, spec) in self.weights.iter().zip(&self.program.parameters) {
-            let array = weight.as_deref().or_else(|| slots.next());
+            let array = weight.as_ref().or_else(|| slots.next());
             let not_given = || EngineError::NotGiven { name: spec.name.clone() };
             data.push(Argument::Borrowed(array.ok_or_else(not_given)?));
         }

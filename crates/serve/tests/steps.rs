@@ -16,7 +16,8 @@ fn every_shape_of_step_is_traced() {
             [(1, 16, false), (1, 1, false), (4, 1, false), (4, 3, true)]
         {
             for adapters in [None, Some(LoraSlots { slots: 3, rank: 8 })] {
-                let sizes = StepShape { batch, width, draws_each, blocks: 2, slots: 5, pages, adapters };
+                let sizes =
+                    StepShape { batch, width, draws_each, blocks: 2, slots: 5, pages, adapters };
                 let traced = programs::step(&config, &options, sizes)
                     .unwrap_or_else(|error| panic!("{sizes:?}: {error}"));
                 assert_eq!(traced.program.inputs[0].name, "rows");

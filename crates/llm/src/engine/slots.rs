@@ -20,8 +20,8 @@ pub struct AdapterSlots {
     room: LoraSlots,
     mesh: DeviceMesh,
     halves: Vec<Half>,
-    /// One for each half, in the order in which programs ask for them. Replaced as a whole.
-    arrays: Mutex<Arc<Vec<Array>>>,
+    /// One for each half, in the order in which programs ask for them.
+    arrays: Mutex<Vec<Arc<Array>>>,
     /// Held while an adapter is put in, so that no other's place is written over with what it was.
     writing: Mutex<()>,
 }
@@ -63,14 +63,13 @@ impl AdapterSlots {
         };
         let halves: Vec<Half> = traced.parameters.iter().zip(inputs).filter_map(half).collect();
         let mesh = engine.mesh().clone();
-        let empty = |half: &Half| Array::zeros(&mesh, &half.shape, &half.sharding);
-        let arrays = halves.iter().map(empty).collect::<Result<_, _>>()?;
-        let arrays = Mutex::new(Arc::new(arrays));
+        let empty = |half: &Half| Array::zeros(&mesh, &half.shape, &half.sharding).map(Arc::new);
+        let arrays = Mutex::new(halves.iter().map(empty).collect::<Result<_, _>>()?);
         Ok(AdapterSlots { room, mesh, halves, arrays, writing: Mutex::new(()) })
     }
 
     /// What programs are to be run with, as it is now.
-    pub fn arrays(&self) -> Arc<Vec<Array>> {
+    pub fn arrays(&self) -> Vec<Arc<Array>> {
         lock(&self.arrays).clone()
     }
 
@@ -79,22 +78,23 @@ impl AdapterSlots {
         self.halves.iter().map(|half| half.shape.bytes()).sum()
     }
 
-    /// Puts an adapter into a slot, counted from 0, in the place of what was there.
+    /// Puts an adapter into a slot that no row uses, counted from 0, in the place of what was there.
     ///
     /// # Errors
-    /// When it is for another model, its rank is too high, or its files are damaged: then the slot is
-    /// as it was. What the devices report.
+    /// When it is for another model, its rank is too high, or its files are damaged. What the devices
+    /// report. Then the slot must not be used.
     pub fn load(&self, slot: usize, adapter: &Adapter) -> Result<(), EngineError> {
         let numbers = self.read(adapter)?;
         let _writing = lock(&self.writing);
-        let before = self.arrays();
-        let mut after = Vec::with_capacity(self.halves.len());
-        for (half, array) in self.halves.iter().zip(before.iter()) {
-            let mut bytes = array.to_host()?;
+        // One after the other, so that the devices hold few of them twice. Rows of other slots see no
+        // change, whichever they are run with.
+        for (place, half) in self.halves.iter().enumerate() {
+            let before = lock(&self.arrays)[place].clone();
+            let mut bytes = before.to_host()?;
             half.put(self.room, slot, &numbers, &mut bytes)?;
-            after.push(Array::from_host(&self.mesh, &half.shape, &half.sharding, &bytes)?);
+            let after = Array::from_host(&self.mesh, &half.shape, &half.sharding, &bytes)?;
+            lock(&self.arrays)[place] = Arc::new(after);
         }
-        *lock(&self.arrays) = Arc::new(after);
         Ok(())
     }
 
