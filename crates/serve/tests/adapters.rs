@@ -79,8 +79,9 @@ fn start(test: &str, model: &Path, native: bool, adapters: Option<LoraSlots>) ->
         page: 8,
         pages: 200,
         slots: 16,
-        batches: vec![1, 16],
-        chunks: vec![8, 16],
+        // One shape of each kind: what XLA makes of another shape may differ in the last bit.
+        batches: vec![16],
+        chunks: vec![8],
         guesses: 0,
         looks_ahead: !native,
         adapters,
@@ -313,7 +314,7 @@ fn what_does_not_suit_is_refused_and_harms_nobody() {
                 let end = weights.len();
                 weights[end - 4..].copy_from_slice(&f32::INFINITY.to_le_bytes());
             }),
-            &["not finite"],
+            &["holds inf"],
         ),
         (
             changed("overflow", &|config, weights| {
