@@ -1,6 +1,7 @@
 //! From flags to a model's serving programs: the plugin with its native functions, the shapes, the
 //! memory for the cache.
 
+pub mod adapters;
 pub mod shapes;
 
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use graph::DType;
 use llm::ModelFiles;
 use llm::engine::{Engine, EngineError};
-use llm::models::Layers;
+use llm::models::{Layers, LoraSlots};
 use llm::programs::ProgramOptions;
 use llm::weights::Quantization as Held;
 use pjrt::Value;
@@ -35,7 +36,7 @@ pub fn summary(programs: &Programs) -> Vec<String> {
     let (ladder, engine) = (programs.ladder(), programs.engine());
     let cache_bytes = programs.cache_bytes() as u64;
     let tokens = ladder.pages * ladder.page;
-    vec![
+    let mut lines = vec![
         format!(
             "weights {}; KV cache {} for {tokens} tokens in {} pages of {}: {:.1} sequences of the full context of {}",
             console::gibibytes(engine.weight_bytes() as u64),
@@ -51,7 +52,13 @@ pub fn summary(programs: &Programs) -> Vec<String> {
             ladder.chunks.last().copied().unwrap_or_default(),
             programs.compiled().count(),
         ),
-    ]
+    ];
+    if let Some(room) = ladder.adapters {
+        let bytes = console::gibibytes(programs.adapter_bytes() as u64);
+        let LoraSlots { slots, rank } = room;
+        lines.push(format!("room for {slots} adapters of up to rank {rank}: {bytes}"));
+    }
+    lines
 }
 
 /// Starts the process again where its plugin needs something in its environment.
@@ -99,6 +106,7 @@ pub fn prepare(model: &str, arguments: &EngineArguments) -> Result<Ready, Failur
     let progress = Arc::new(Progress::new());
     let device = &arguments.device;
     let mesh = device.place.mesh()?;
+    let room = adapters::room(arguments)?;
     let place = Place::find(device.place.device, device.place.plugin.as_deref(), &progress)?;
     place.restart_if_needed(mesh.devices())?;
     let files = model::open(model, &place.cache, &progress)?;
@@ -133,7 +141,7 @@ pub fn prepare(model: &str, arguments: &EngineArguments) -> Result<Ready, Failur
             "--context is {wanted}, but this model was made for {own} tokens; ask for at most that"
         )));
     }
-    let shapes = Shapes::new(&files.config, &options, arguments, place.kind);
+    let shapes = Shapes::new(&files.config, &options, arguments, room, place.kind);
     let on_progress = open::show_weights(progress.clone());
     let context = Some(shapes.context());
     let engine = Engine::new(&files, runtime, options.clone(), context, on_progress)?;

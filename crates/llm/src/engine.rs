@@ -8,6 +8,7 @@ mod sampling;
 mod scoring;
 mod session;
 mod shard;
+mod slots;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,6 +29,7 @@ pub use sampling::Sampling;
 pub use scoring::{Alternative, TokenScore};
 pub use session::{Finish, Generated, Session};
 pub use shard::{Held, read_shard};
+pub use slots::AdapterSlots;
 
 /// Lengths that a KV cache can have: the next one is taken when a sequence outgrows its cache, so
 /// that a short chat does not read the keys of a long one.
@@ -71,8 +73,8 @@ pub type OnProgress = dyn Fn(Progress<'_>) + Send + Sync;
 pub struct Compiled {
     executable: Executable,
     program: ModelProgram,
-    /// The weights in the order of the arguments.
-    weights: Vec<Arc<Array>>,
+    /// The weights in the order of the arguments; none where adapters in slots stand.
+    weights: Vec<Option<Arc<Array>>>,
 }
 
 /// A model that is ready to run.
@@ -325,11 +327,29 @@ impl Compiled {
     /// What the devices report.
     pub fn run<'a>(
         &'a self,
-        mut data: Vec<Argument<'a>>,
+        data: Vec<Argument<'a>>,
         cache: Vec<Array>,
     ) -> Result<(Vec<Array>, Vec<Array>), EngineError> {
+        self.run_with(data, cache, &[])
+    }
+
+    /// The same with the adapters of slots ([`AdapterSlots::arrays`]), if the program has room for them.
+    ///
+    /// # Errors
+    /// What the devices report.
+    pub fn run_with<'a>(
+        &'a self,
+        mut data: Vec<Argument<'a>>,
+        cache: Vec<Array>,
+        slots: &'a [Arc<Array>],
+    ) -> Result<(Vec<Array>, Vec<Array>), EngineError> {
         data.extend(cache.into_iter().map(Argument::Donated));
-        data.extend(self.weights.iter().map(|array| Argument::Borrowed(array)));
+        let mut slots = slots.iter();
+        for (weight, spec) in self.weights.iter().zip(&self.program.parameters) {
+            let array = weight.as_ref().or_else(|| slots.next());
+            let not_given = || EngineError::NotGiven { name: spec.name.clone() };
+            data.push(Argument::Borrowed(array.ok_or_else(not_given)?));
+        }
         let mut outputs = self.executable.run(data)?.outputs;
         let cache = outputs.split_off(outputs.len() - self.program.cache);
         Ok((outputs, cache))

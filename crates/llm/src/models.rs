@@ -13,7 +13,8 @@ mod rotary;
 
 pub use cache::{CacheShape, KvCache, PageShape, PageTable};
 pub use decoder::{Decoder, Layers, Sequence, Step};
-pub use lora::Lora;
+pub(crate) use lora::SlotOfRows;
+pub use lora::{Lora, LoraSlots};
 pub use parameters::{EVERY_LAYER, PanelPlan, ParameterSpec, Parameters};
 
 use graph::Tensor;

@@ -33,6 +33,7 @@ pub use encoding::Encoding;
 pub use error::WeightsError;
 pub use float_type::FloatType;
 pub use gguf_names::hugging_face_name;
+pub(crate) use packing::LANES;
 pub use packing::{Packing, PanelPart, Quantization};
 pub use sharded_index::parse as parse_sharded_index;
 pub use write::{ReadError, ReadRows, TensorShape, WriteError, write_checkpoint, write_file};

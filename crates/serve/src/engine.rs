@@ -1,5 +1,6 @@
 //! Many sequences through one model at once. Token ids only: no text, no tokenizer, no HTTP.
 
+mod adapters;
 mod device;
 mod embedding;
 mod guess;
@@ -12,7 +13,7 @@ mod scheduler;
 mod sequence;
 mod serving;
 
-pub use device::{Device, DeviceError, Ladder, Row, Token, Tokens};
+pub use device::{AdapterMemory, Device, DeviceError, Ladder, Row, Token, Tokens};
 pub use programs::{
     Compilation, Key, LadderChoice, Needs, Pool, Programs, blocks_ladder, fill_device,
     for_each_key, keys, ladder,

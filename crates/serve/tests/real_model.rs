@@ -63,6 +63,7 @@ impl Served {
             chunks: vec![32, 128],
             guesses: 0,
             looks_ahead: false,
+            adapters: None,
         };
         Served {
             native: true,

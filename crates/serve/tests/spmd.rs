@@ -5,11 +5,12 @@
 #[path = "../../../tests/support/mod.rs"]
 mod shared;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use graph::{AttentionKernel, Blocks};
 use llm::ModelFiles;
-use llm::models::Layers;
+use llm::models::{Layers, LoraSlots};
 use llm::programs::ProgramOptions;
 use runtime::environment::{required_environment, restart_with};
 use runtime::{CacheFolder, Discovery, PluginKind, Runtime, RuntimeOptions, worker};
@@ -41,6 +42,7 @@ fn main() {
     shared::run_all(vec![
         ("greedy_answers_are_those_of_transformers", Box::new(|| greedy(&runtime))),
         ("answers_are_the_same_over_every_mesh", Box::new(|| meshes(&runtime))),
+        ("adapters_say_what_peft_says_over_every_mesh", Box::new(|| adapters(&runtime))),
     ]);
 }
 
@@ -49,7 +51,7 @@ fn model() -> PathBuf {
 }
 
 /// An engine over a mesh; pages are attended to in blocks of two.
-fn start(runtime: &Runtime, mesh: &str, layers: Layers) -> Engine {
+fn start(runtime: &Runtime, mesh: &str, layers: Layers, adapters: Option<LoraSlots>) -> Engine {
     let files = ModelFiles::open(&model()).unwrap();
     let mut options = ProgramOptions::for_plugin(PluginKind::Cpu);
     options.mesh = runtime::parse_mesh(mesh).unwrap();
@@ -66,6 +68,7 @@ fn start(runtime: &Runtime, mesh: &str, layers: Layers) -> Engine {
         chunks: vec![16],
         guesses: 0,
         looks_ahead: true,
+        adapters,
     };
     let none = Box::new(|_: llm::engine::Progress<'_>| {});
     let engine = llm::engine::Engine::new(&files, runtime.clone(), options, None, none).unwrap();
@@ -125,7 +128,7 @@ struct Greedy {
 fn greedy(runtime: &Runtime) {
     let text = std::fs::read(model().join("expected.json")).unwrap();
     let Greedy { prompt, token_ids } = serde_json::from_slice::<Expected>(&text).unwrap().greedy;
-    let engine = start(runtime, "tensor=8", Layers::Unrolled);
+    let engine = start(runtime, "tensor=8", Layers::Unrolled, None);
     let given = together(&engine, vec![request(&prompt, token_ids.len())]);
     assert_eq!(given[0].0, token_ids);
 }
@@ -138,7 +141,7 @@ fn meshes(runtime: &Runtime) {
     let mut expected = None;
     for mesh in ["", "tensor=8", "data=2,tensor=4", "data=8"] {
         for layers in [Layers::Unrolled, Layers::Scanned] {
-            let given = together(&start(runtime, mesh, layers), requests());
+            let given = together(&start(runtime, mesh, layers, None), requests());
             let expected: &Vec<(Vec<u32>, Vec<f32>)> =
                 expected.get_or_insert_with(|| given.clone());
             for ((length, given), expected) in lengths.iter().zip(&given).zip(expected) {
@@ -147,6 +150,44 @@ fn meshes(runtime: &Runtime) {
                 for (one, other) in given.1.iter().zip(&expected.1) {
                     assert!((one - other).abs() <= TOLERANCE, "{what}: {one}, not {other}");
                 }
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Adapted {
+    prompts: Vec<Vec<u32>>,
+    greedy: BTreeMap<String, Vec<Text>>,
+}
+
+#[derive(Deserialize)]
+struct Text {
+    token_ids: Vec<u32>,
+}
+
+/// Rows of the base and of two adapters in one batch.
+fn adapters(runtime: &Runtime) {
+    let folder = model().join("../../adapters");
+    let text = std::fs::read(folder.join("expected.json")).unwrap();
+    let expected = serde_json::from_slice::<Vec<Adapted>>(&text).unwrap();
+    let expected = expected.into_iter().find(|one| one.greedy.contains_key("plain")).unwrap();
+    let room = Some(LoraSlots { slots: 2, rank: 6 });
+    for mesh in ["tensor=8", "data=2,tensor=4"] {
+        for layers in [Layers::Unrolled, Layers::Scanned] {
+            let engine = start(runtime, mesh, layers, room);
+            let names = ["plain", "stabilized"];
+            names.iter().for_each(|name| engine.load_adapter(name, &folder.join(name)).unwrap());
+            let (mut requests, mut wanted) = (Vec::new(), Vec::new());
+            for (place, prompt) in expected.prompts.iter().enumerate() {
+                for (name, texts) in &expected.greedy {
+                    let adapter = (!name.is_empty()).then(|| name.clone());
+                    wanted.push((name, &texts[place].token_ids));
+                    requests.push(Request { adapter, ..request(prompt, 24) });
+                }
+            }
+            for ((name, wanted), given) in wanted.iter().zip(together(&engine, requests)) {
+                assert_eq!(given.0, **wanted, "{mesh}, {layers:?}, `{name}`");
             }
         }
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{DeviceArguments, MODEL_HELP, at_least_one};
+use crate::engine::adapters::{NamedAdapter, named};
 
 /// The address that is listened on if nobody says otherwise: of this machine alone.
 pub const LOCAL: &str = "127.0.0.1";
@@ -39,6 +40,16 @@ pub struct EngineArguments {
     /// Compute every prompt from its beginning
     #[arg(long)]
     pub no_enable_prefix_caching: bool,
+    /// An adapter (LoRA, in PEFT's layout) that requests can use by this name; may be given several times
+    #[arg(long, value_name = "NAME=PATH", value_parser = named)]
+    pub adapter: Vec<NamedAdapter>,
+    /// Adapters that there is room for; those that are not given here can be loaded while serving
+    /// [default: as many as are given]
+    #[arg(long, value_name = "COUNT")]
+    pub max_loras: Option<usize>,
+    /// Highest rank of an adapter [default: 16, or the highest that is given]
+    #[arg(long, value_name = "RANK", value_parser = at_least_one)]
+    pub max_lora_rank: Option<usize>,
     /// Requests that may wait; more are refused with status 429
     #[arg(long, value_name = "COUNT", default_value_t = 1024)]
     pub max_waiting: usize,
@@ -76,6 +87,7 @@ Examples:
   fungible serve                                  # SmolLM2 on this machine: http://127.0.0.1:8000
   fungible serve ./Llama-3.2-1B-Instruct --max-batch 64 --context 8192 --host 0.0.0.0 --api-key \"$KEY\"
   fungible serve model.gguf --num-speculative-tokens 3 --kv-cache-memory 2G
+  fungible serve --adapter sql=adapters/sql --adapter poem=adapters/poem    # requests say \"model\": \"sql\"
   fungible serve llama3-8b --target v6e-8 --compile-only --context 8192    # nothing runs
 The chat page is at /, the OpenAI interface at /v1, its description at /docs, metrics at /metrics.
 SIGTERM or Ctrl-C lets answers under way finish; a second one ends at once.")]
@@ -134,6 +146,7 @@ pub struct ServeArguments {
 #[command(after_help = "\
 Examples:
   fungible bench engine smollm2-135m --concurrency 1,8,32
+  fungible bench engine --adapter one=adapters/one --adapter two=adapters/two   # requests take turns with them
   fungible bench engine --null --concurrency 32        # the scheduler alone, with a device that does nothing")]
 pub struct BenchEngineArguments {
     #[arg(default_value = "smollm2-135m", help = MODEL_HELP)]

@@ -90,6 +90,7 @@ fn open(
     let count = devices.len();
     let summary = engine::summary(&programs);
     let engine = Arc::new(Engine::start(programs, settings)?);
+    engine::adapters::load(&engine, &arguments.engine)?;
     let text = model_text(arguments, &files, tool_format, &engine, chip, count)?;
     opener.open(engine.clone(), Arc::new(text));
     for line in summary {
@@ -128,15 +129,11 @@ fn model_text(
     let structures =
         ModelStructures::new(tokenizer.clone(), vocab_size, &end_tokens, tools, reasoning)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let served_names = match arguments.served_model_name.is_empty() {
-        true => vec![arguments.model.clone()],
-        false => arguments.served_model_name.clone(),
-    };
     Ok(ModelText {
         tokenizer,
         chat_template,
         end_tokens,
-        served_names,
+        served_names: served_names(arguments),
         chip: chip.clone(),
         devices,
         root: arguments.model.clone(),
@@ -147,8 +144,21 @@ fn model_text(
     })
 }
 
+fn served_names(arguments: &ServeArguments) -> Vec<String> {
+    match arguments.served_model_name.is_empty() {
+        true => vec![arguments.model.clone()],
+        false => arguments.served_model_name.clone(),
+    }
+}
+
 fn settings(arguments: &ServeArguments) -> Result<ServerSettings, Failure> {
     let usage = |error: &dyn std::fmt::Display| Failure::usage(error.to_string());
+    let names = served_names(arguments);
+    if let Some(adapter) = arguments.engine.adapter.iter().find(|one| names.contains(&one.name)) {
+        let name = &adapter.name;
+        let message = format!("`{name}` names an adapter and the model; give one another name");
+        return Err(Failure::usage(message));
+    }
     let mut api_keys = Vec::new();
     for key in &arguments.api_key {
         api_keys.push(ApiKey::new(key.clone(), None).map_err(|error| usage(&error))?);
@@ -165,6 +175,8 @@ fn settings(arguments: &ServeArguments) -> Result<ServerSettings, Failure> {
         drain_limit: Duration::from_secs(arguments.drain_seconds),
         logs_prompts: arguments.log_prompts,
         serves_page: !arguments.no_page,
+        // They name folders of this machine, so room that was made for them is the permission.
+        adapters_at_run_time: arguments.engine.max_loras.is_some_and(|slots| slots > 0),
         ..ServerSettings::default()
     })
 }

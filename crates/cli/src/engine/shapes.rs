@@ -3,7 +3,7 @@
 
 use graph::Role;
 use llm::ModelConfig;
-use llm::models::{KvCache, PageShape};
+use llm::models::{KvCache, LoraSlots, PageShape};
 use llm::programs::ProgramOptions;
 use runtime::PluginKind;
 use serve::engine::{
@@ -57,6 +57,7 @@ impl<'a> Shapes<'a> {
         config: &'a ModelConfig,
         options: &'a ProgramOptions,
         arguments: &EngineArguments,
+        adapters: Option<LoraSlots>,
         kind: PluginKind,
     ) -> Shapes<'a> {
         let cpu = kind == PluginKind::Cpu;
@@ -77,6 +78,7 @@ impl<'a> Shapes<'a> {
             chunk: arguments.max_num_batched_tokens,
             guesses: arguments.num_speculative_tokens,
             looks_ahead: !cpu,
+            adapters,
         };
         Shapes {
             config,

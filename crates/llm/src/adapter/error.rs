@@ -34,6 +34,27 @@ pub enum AdapterError {
     },
     #[error("the adapter's tensor `{name}` cannot be used: {reason}")]
     Tensor { name: String, reason: String },
+    #[error(
+        "the adapter changes `{name}`, which this model does not have or cannot have changed while \
+         it serves (only the projections of attention and feed-forward layers can): give the \
+         adapter its own base, or merge it"
+    )]
+    NotAdaptable { name: String },
+    #[error(
+        "the adapter has rank {rank}, and there is room for rank {most}: start the server with \
+         --max-lora-rank {rank}"
+    )]
+    Rank { rank: usize, most: usize },
+    #[error(
+        "the adapter was made for another base: its tensor `{name}` is {found:?}, and this model's \
+         would be {wanted:?}"
+    )]
+    Shape { name: String, found: [usize; 2], wanted: [usize; 2] },
+    #[error(
+        "the adapter's matrices for `{name}` have a number that is not finite in {dtype}: it is \
+         damaged, or needs --dtype f32"
+    )]
+    NotFinite { name: String, dtype: String },
     #[error("the adapter holds no matrices: fetch it again")]
     Empty,
 }

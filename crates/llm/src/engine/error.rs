@@ -2,6 +2,7 @@
 
 use graph::DType;
 
+use crate::adapter::AdapterError;
 use crate::weights::WeightsError;
 
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +34,8 @@ pub enum EngineError {
     NotGiven { name: String },
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
     #[error("the model cannot be traced: {0}")]
     Trace(#[from] graph::TraceError),
     #[error(transparent)]

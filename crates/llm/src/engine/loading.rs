@@ -8,6 +8,7 @@ use runtime::Array;
 
 use super::shard::{Held, read_shard, tensors};
 use super::{Engine, EngineError, Progress};
+use crate::models::ParameterSpec;
 use crate::programs::ModelProgram;
 use crate::weights::WeightsError;
 
@@ -33,13 +34,18 @@ impl Engine {
         Ok(())
     }
 
-    /// The program's weights in the order of its arguments, read where they are not yet.
-    pub(super) fn weights_of(&self, traced: &ModelProgram) -> Result<Vec<Arc<Array>>, EngineError> {
+    /// The program's weights in the order of its arguments, read where they are not yet; none for
+    /// adapters in slots, which change.
+    pub(super) fn weights_of(
+        &self,
+        traced: &ModelProgram,
+    ) -> Result<Vec<Option<Arc<Array>>>, EngineError> {
         let mut weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
         let inputs = &traced.program.inputs[traced.data + traced.cache..];
         let missing = traced.parameters.iter().zip(inputs);
-        let missing: Vec<_> =
-            missing.filter(|(spec, _)| !weights.contains_key(&spec.name)).collect();
+        let is_missing =
+            |spec: &ParameterSpec| spec.slots_of().is_none() && !weights.contains_key(&spec.name);
+        let missing: Vec<_> = missing.filter(|(spec, _)| is_missing(spec)).collect();
         let total_bytes = missing.iter().map(|(_, input)| input.shape.bytes() as u64).sum();
         let mut done_bytes = 0;
         for (spec, input) in missing {
@@ -66,7 +72,7 @@ impl Engine {
             (self.on_progress)(Progress::Weights { done_bytes, total_bytes });
             weights.insert(spec.name.clone(), Arc::new(array));
         }
-        Ok(traced.parameters.iter().map(|spec| weights[&spec.name].clone()).collect())
+        Ok(traced.parameters.iter().map(|spec| weights.get(&spec.name).cloned()).collect())
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) fn tensors(spec: &ParameterSpec) -> Vec<(String, Vec<usize>)> {
     }
 }
 
-fn layer_name(name: &str, layer: usize) -> String {
+pub(super) fn layer_name(name: &str, layer: usize) -> String {
     name.replace(&format!(".{}.", crate::models::EVERY_LAYER), &format!(".{layer}."))
 }
 

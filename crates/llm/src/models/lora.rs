@@ -1,10 +1,15 @@
 //! Low-rank adaptation of a model's matrices: W + alpha / rank · B · A with W at rest (Hu et al.,
 //! "LoRA", 2021). The adapters' names are those of PEFT's checkpoints.
 
+mod slots;
+
 use graph::{Axis, DType, Tensor, ops};
 
 use super::Parameters;
 use super::blocks::Axes;
+
+pub use slots::LoraSlots;
+pub(crate) use slots::SlotOfRows;
 
 /// Which matrices are adapted, and how.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,6 +54,9 @@ pub(super) fn adapt<'g>(
     inputs: Axes<'_>,
     outputs: Axes<'_>,
 ) -> Option<Tensor<'g>> {
+    if let Some(of_rows) = weights.slot_of_rows() {
+        return Some(slots::adapt_rows(weights, of_rows, x, inputs, outputs));
+    }
     let adapters = weights.adapters()?;
     let name = weights.path().rsplit('.').next().unwrap_or_default();
     let lora = &adapters.lora;

@@ -9,11 +9,14 @@ use std::sync::Arc;
 use graph::ops::{PanelType, Panels};
 use graph::{Axis, DType, Graph, Role, Shape, Tensor};
 
-use super::lora::{Adapters, Lora};
+use super::lora::{Adapters, Lora, SlotOfRows};
 use crate::weights::{FloatType, Packing, PanelPart};
 
 /// Stands in a path for the number of a layer when all layers are stacked into one tensor.
 pub const EVERY_LAYER: &str = "*";
+
+/// The name, below that of an adapted matrix and its half, of the matrices of all slots.
+const SLOTS: &str = "slots";
 
 /// What follows a matrix's name in that of its scales and offsets.
 const SCALES: &str = ".scales";
@@ -57,6 +60,14 @@ impl ParameterSpec {
         self.name.contains(".lora_A.") || self.name.contains(".lora_B.")
     }
 
+    /// The matrix of a layer, with `*` for the layer's number in a stack, and whether this is B, if it
+    /// holds one half of the adapters of all slots.
+    pub fn slots_of(&self) -> Option<(&str, bool)> {
+        let half = self.name.strip_suffix(SLOTS)?.strip_suffix('.')?;
+        let (a, b) = (half.strip_suffix(".lora_A"), half.strip_suffix(".lora_B"));
+        a.map(|name| (name, false)).or(b.map(|name| (name, true)))
+    }
+
     /// The name of the matrix whose rows' scales these are; none for a weight itself.
     pub fn scales_of(&self) -> Option<&str> {
         let is_matrix = |name: &&str| name.ends_with(".weight") && self.panels.is_none();
@@ -78,6 +89,8 @@ struct Store<'g> {
     /// What weights are held in.
     stored: DType,
     adapters: Option<Adapters<'g>>,
+    /// Adapters in slots, which rows choose.
+    slot_of_rows: Option<SlotOfRows<'g>>,
     /// Which matrices are held in panels.
     panels: Option<Arc<PanelPlan>>,
     /// Whether weights that meet the same input are held as one.
@@ -98,6 +111,7 @@ impl<'g> Parameters<'g> {
             dtype,
             stored: dtype,
             adapters: None,
+            slot_of_rows: None,
             panels: None,
             joins: false,
             settles: false,
@@ -122,6 +136,11 @@ impl<'g> Parameters<'g> {
         self.store.borrow_mut().adapters =
             Some(Adapters { lora, dropout_key, first_row: None, layer: None });
         self
+    }
+
+    /// From here on, rows have the adapters of slots.
+    pub(crate) fn choose_slots(&self, of_rows: SlotOfRows<'g>) {
+        self.store.borrow_mut().slot_of_rows = Some(of_rows);
     }
 
     /// From here on, the rows at hand are those of a batch from this one (u32) on: what is left out
@@ -175,9 +194,9 @@ impl<'g> Parameters<'g> {
         layer: Tensor<'g>,
         weights: BTreeMap<String, Tensor<'g>>,
     ) -> Parameters<'g> {
-        let (dtype, stored, settles, adapters) = {
+        let (dtype, stored, settles, adapters, slot_of_rows) = {
             let store = self.store.borrow();
-            (store.dtype, store.stored, store.settles, store.adapters.clone())
+            (store.dtype, store.stored, store.settles, store.adapters.clone(), store.slot_of_rows)
         };
         let adapters = adapters.map(|adapters| Adapters { layer: Some(layer), ..adapters });
         let (known, specs) = (BTreeMap::new(), Vec::new());
@@ -186,6 +205,7 @@ impl<'g> Parameters<'g> {
             dtype,
             stored,
             adapters,
+            slot_of_rows,
             panels: None,
             joins: false,
             settles,
@@ -215,10 +235,15 @@ impl<'g> Parameters<'g> {
         self.store.borrow().adapters.clone()
     }
 
+    pub(super) fn slot_of_rows(&self) -> Option<SlotOfRows<'g>> {
+        self.store.borrow().slot_of_rows
+    }
+
     /// An empty tree of the same types and adapters over another graph, for tracing on the side.
     pub(super) fn aside<'h>(&self, graph: &'h Graph) -> Parameters<'h> {
         let store = self.store.borrow();
         let aside = Parameters::new(graph, store.dtype).stored_as(store.stored);
+        aside.store.borrow_mut().slot_of_rows = store.slot_of_rows.map(SlotOfRows::aside);
         match &store.adapters {
             Some(adapters) => aside.adapted(adapters.lora.clone(), None),
             None => aside,
@@ -298,6 +323,39 @@ impl<'g> Parameters<'g> {
     #[track_caller]
     pub(super) fn adapter(&self, name: &str, layout: &[impl AsRef<[(Axis, usize)]>]) -> Tensor<'g> {
         self.ask(name, layout, DType::F32).convert(self.dtype())
+    }
+
+    /// One half of the adapters of all slots, `[outputs, inputs]`, in the type of computation.
+    #[track_caller]
+    pub(super) fn slot_matrix(
+        &self,
+        inputs: &[(Axis, usize)],
+        outputs: &[(Axis, usize)],
+    ) -> Tensor<'g> {
+        self.ask(SLOTS, &[outputs, inputs], self.dtype())
+    }
+
+    /// The same in panels, where matrices are held so.
+    #[track_caller]
+    pub(super) fn slot_panels(
+        &self,
+        inputs: &[(Axis, usize)],
+        outputs: &[(Axis, usize)],
+    ) -> Option<Panels<'g>> {
+        if !self.has_panels() {
+            return None;
+        }
+        let size = |axes: &[(Axis, usize)]| axes.iter().map(|&(_, size)| size).product();
+        let (rows, columns) = (size(outputs), size(inputs));
+        let spec = ParameterSpec {
+            name: self.full(SLOTS),
+            checkpoint_shape: vec![rows, columns],
+            layers: None,
+            joined: Vec::new(),
+            panels: Some((Packing::F32, PanelPart::Values)),
+        };
+        let values = self.declare(spec, PanelType::F32.values(rows, columns));
+        Some(Panels { values, scaling: None, rows })
     }
 
     #[track_caller]

@@ -16,7 +16,7 @@ pub use rows::{Column, Flag, RowLayout};
 
 use super::{CacheKind, ModelProgram, ProgramOptions, Tracing};
 use crate::config::ModelConfig;
-use crate::models::{KvCache, PageShape, PageTable, Sequence};
+use crate::models::{KvCache, LoraSlots, PageShape, PageTable, Sequence, SlotOfRows};
 use choose::{Choice, Chosen, Given};
 use rows::Rows;
 
@@ -38,6 +38,8 @@ pub struct StepShape {
     /// Places for sequences between steps; the last is for rows that leave nothing.
     pub slots: usize,
     pub pages: PageShape,
+    /// Room for adapters, of which each row has one or none; without it rows have none.
+    pub adapters: Option<LoraSlots>,
 }
 
 /// The sizes of a program that sums up states.
@@ -89,6 +91,10 @@ pub fn step(
         .transpose(&["batch", "seq"]);
     let tokens = first.select(last_before.take("slot", slot), given);
     let place = Place::new(&rows, width, shape.pages);
+    if let Some(room) = shape.adapters {
+        let of_rows = SlotOfRows::new(room, rows.column(Column::Adapter));
+        tracing.decoder.weights.choose_slots(of_rows);
+    }
     let cache = KvCache { table: Some(place.table), ..tracing.cache.clone() };
     let sequence = Sequence { tokens, positions: place.positions, segments: None };
     let (states, updated) = tracing.decoder.states(sequence, Some(cache));

@@ -7,7 +7,7 @@ use super::codes::Grouping;
 use super::{Checkpoint, FloatType, WeightsError};
 
 /// Rows of a panel.
-pub(super) const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 /// Columns of a quantized matrix come in blocks of so many.
 const BLOCK: usize = 32;
 

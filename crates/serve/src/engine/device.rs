@@ -1,6 +1,11 @@
 //! What the engine asks of a device: run some tokens of some rows, say later what was drawn. The real
 //! one runs compiled programs; tests and measurements have others.
 
+use std::path::Path;
+use std::sync::Arc;
+
+use llm::models::LoraSlots;
+
 use super::request::{Alternative, Sampling};
 
 /// The shapes that programs exist for, and the memory behind them.
@@ -25,6 +30,8 @@ pub struct Ladder {
     /// Whether a step takes long to begin, so that the next should be enqueued before its results are
     /// read. A CPU begins at once, and would only compute rows that have ended.
     pub looks_ahead: bool,
+    /// Room for adapters beside the model.
+    pub adapters: Option<LoraSlots>,
 }
 
 /// One sequence's part of a step.
@@ -49,6 +56,8 @@ pub struct Row<'a> {
     pub top: usize,
     /// The bits of tokens that may come, if not all may.
     pub mask: Option<&'a [u32]>,
+    /// The slot of the adapter that it uses, counted from 1; 0 for none.
+    pub adapter: usize,
 }
 
 impl Row<'_> {
@@ -74,6 +83,16 @@ pub type Tokens = Vec<Token>;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct DeviceError(pub String);
+
+/// Where a device keeps adapters. They can be put there while it runs, from any thread, and stay there
+/// when it is reset.
+pub trait AdapterMemory: Send + Sync {
+    /// Puts the adapter of a folder, in PEFT's layout, into a slot that no row uses, counted from 0.
+    ///
+    /// # Errors
+    /// What is wrong with it; the slot must not be used then.
+    fn load(&self, slot: usize, folder: &Path) -> Result<(), String>;
+}
 
 /// A device that runs steps in the order in which they are launched.
 pub trait Device: Send {
@@ -116,6 +135,9 @@ pub trait Device: Send {
     /// # Errors
     /// What the device reports; then it is given up.
     fn reset(&mut self) -> Result<(), DeviceError>;
+
+    /// Where adapters are put; none without room for them.
+    fn adapter_memory(&self) -> Option<Arc<dyn AdapterMemory>>;
 
     /// Programs that had to be compiled since the device was ready.
     fn compiled_late(&self) -> u64;

@@ -1,5 +1,6 @@
 //! What the outside sees of an engine, so that whatever stands around it can be tested alone.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
@@ -86,4 +87,8 @@ pub struct Stats {
     pub device_seconds: f64,
     /// Times that a device failed and the engine recovered.
     pub device_failures: u64,
+    /// The most adapters that there is room for, and those of answers under way and of waiting ones.
+    pub adapters_max: usize,
+    pub adapters_running: BTreeSet<String>,
+    pub adapters_waiting: BTreeSet<String>,
 }

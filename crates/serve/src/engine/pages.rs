@@ -61,7 +61,7 @@ impl Pages {
             empty: (0..count as PageId).rev().collect(),
             idle: BTreeSet::new(),
             known: HashMap::new(),
-            // Below it are the roots: one for each adapter.
+            // Below it are the roots: one for each adapter that was ever loaded.
             next_entry: 1 << 32,
             clock: 0,
             shares,

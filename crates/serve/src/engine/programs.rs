@@ -5,13 +5,17 @@ mod ladder;
 mod pool;
 
 use std::collections::HashMap;
+use std::error::Error;
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use llm::engine::{Compiled, Engine, EngineError};
+use llm::adapter::Adapter;
+use llm::engine::{AdapterSlots, Compiled, Engine, EngineError};
 use llm::programs::{BIAS_MAX, Column, Flag, RowLayout, StepShape, TOP_MAX, result_words};
 use runtime::{Argument, Array};
 
-use super::device::{Device, DeviceError, Ladder, Row, Token, Tokens};
+use super::device::{AdapterMemory, Device, DeviceError, Ladder, Row, Token, Tokens};
 use super::request::Alternative;
 
 use key::{embed_shape, step_shape};
@@ -44,6 +48,8 @@ pub struct Programs {
     neutral: HashMap<usize, Neutral>,
     /// Nothing after an error, until it is made anew.
     state: Option<State>,
+    /// None without room for adapters.
+    adapters: Option<Arc<AdapterSlots>>,
     compiled_late: u64,
 }
 
@@ -86,7 +92,13 @@ impl Programs {
             on_ready(done.fetch_add(1, Ordering::Relaxed) + 1, keys.len());
             Ok::<_, EngineError>(compiled)
         })?;
-        let compiled = compiled.into_iter().collect();
+        let compiled: HashMap<Key, Compiled> = compiled.into_iter().collect();
+        let adapters = match (ladder.adapters, compiled.iter().find(|(key, _)| key.adapts())) {
+            (Some(room), Some((_, compiled))) => {
+                Some(Arc::new(AdapterSlots::new(&engine, compiled.program(), room)?))
+            }
+            _ => None,
+        };
         let mut programs = Programs {
             engine,
             ladder,
@@ -94,6 +106,7 @@ impl Programs {
             compiled,
             neutral: HashMap::new(),
             state: None,
+            adapters,
             compiled_late: 0,
         };
         programs.start_over()?;
@@ -109,6 +122,11 @@ impl Programs {
     pub fn cache_bytes(&self) -> usize {
         let state = self.state.iter();
         state.flat_map(|state| &state.cache).map(|array| array.shape().bytes()).sum()
+    }
+
+    /// Bytes of the room for adapters, over all devices.
+    pub fn adapter_bytes(&self) -> usize {
+        self.adapters.as_ref().map_or(0, |adapters| adapters.bytes())
     }
 
     pub fn engine(&self) -> &Engine {
@@ -153,7 +171,10 @@ impl Programs {
         chunks.iter().copied().find(|&chunk| chunk >= tokens).unwrap_or(tokens)
     }
 
-    fn launch(&mut self, rows: &[Row<'_>], shape: StepShape) -> Result<Step, DeviceError> {
+    fn launch(&mut self, rows: &[Row<'_>], mut shape: StepShape) -> Result<Step, DeviceError> {
+        if rows.iter().any(|row| row.adapter > 0) {
+            shape.adapters = self.ladder.adapters;
+        }
         let key = Key::Step(shape);
         self.find(key)?;
         self.ready_neutral(key, shape.batch)?;
@@ -194,7 +215,9 @@ impl Programs {
             Argument::Donated(last),
             Argument::Donated(counts),
         ];
-        let (outputs, cache) = compiled.run(data, cache)?;
+        let adapters = self.adapters.as_ref().filter(|_| shape.adapters.is_some());
+        let adapters = adapters.map(|adapters| adapters.arrays()).unwrap_or_default();
+        let (outputs, cache) = compiled.run_with(data, cache, &adapters)?;
         let outputs = <[Array; 3]>::try_from(outputs);
         let Ok([drawn, last, counts]) = outputs else {
             return Err(DeviceError("a step returned another number of results".to_string()));
@@ -247,6 +270,16 @@ impl Programs {
     }
 }
 
+impl AdapterMemory for AdapterSlots {
+    fn load(&self, slot: usize, folder: &Path) -> Result<(), String> {
+        let put = || AdapterSlots::load(self, slot, &Adapter::open(folder)?);
+        put().map_err(|error: EngineError| {
+            let sources = std::iter::successors(error.source(), |cause| (*cause).source());
+            sources.fold(error.to_string(), |message, cause| format!("{message}: {cause}"))
+        })
+    }
+}
+
 fn load(engine: &Engine, key: Key) -> Result<Compiled, EngineError> {
     engine.load(key.trace(engine.config(), engine.options())?)
 }
@@ -282,6 +315,7 @@ fn describe(row: &Row<'_>, layout: RowLayout, words: &mut [u32]) {
         (Column::FrequencyPenalty, sampling.frequency_penalty.to_bits()),
         (Column::SeedLow, sampling.seed as u32),
         (Column::SeedHigh, (sampling.seed >> 32) as u32),
+        (Column::Adapter, row.adapter as u32),
     ];
     for (column, value) in columns {
         words[column as usize] = value;
@@ -365,6 +399,7 @@ impl Device for Programs {
             sampling: &sampling,
             top: 0,
             mask: None,
+            adapter: 0,
         };
         let blocks = self.blocks_for(std::slice::from_ref(&row));
         let key = Key::Embed(embed_shape(&self.ladder, width, blocks));
@@ -387,6 +422,10 @@ impl Device for Programs {
 
     fn reset(&mut self) -> Result<(), DeviceError> {
         Ok(self.start_over()?)
+    }
+
+    fn adapter_memory(&self) -> Option<Arc<dyn AdapterMemory>> {
+        self.adapters.clone().map(|adapters| adapters as Arc<dyn AdapterMemory>)
     }
 
     fn compiled_late(&self) -> u64 {

@@ -43,6 +43,10 @@ impl Queue {
         self.waiting.push(sequence);
     }
 
+    pub fn iter(&self) -> impl Iterator<Item = &Sequence> {
+        self.waiting.iter()
+    }
+
     /// Notes tokens that an owner was given.
     pub fn serve(&mut self, owner: &str, tokens: u64) {
         match self.service.get_mut(owner) {

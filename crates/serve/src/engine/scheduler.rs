@@ -2,7 +2,7 @@
 //! tokens go, and a token of each sequence that is past its prompt. What is drawn is read when the step
 //! after it is on its way, if the device likes that.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::device::{Device, DeviceError, Ladder, Row, Token, Tokens};
@@ -98,6 +98,9 @@ impl<D: Device> Scheduler<D> {
             pages_used: self.pages.used(),
             pages_total: self.pages.total(),
             compiled_after_ready: self.device.compiled_late(),
+            adapters_max: self.device.ladder().adapters.map_or(0, |room| room.slots),
+            adapters_running: adapters_of(self.running.iter()),
+            adapters_waiting: adapters_of(self.queue.iter()),
             ..self.stats.clone()
         }
     }
@@ -204,10 +207,9 @@ impl<D: Device> Scheduler<D> {
             let Some(sequence) = self.queue.get(place) else { return };
             // A page for each of the others, so that they need not give way at once.
             // What it shares with those that run takes no memory.
-            let root = Pages::root(sequence.adapter as u32);
             let shared = match sequence.has_penalty() {
                 true => 0,
-                false => self.pages.shared(root, &sequence.tokens),
+                false => self.pages.shared(sequence.root(), &sequence.tokens),
             };
             let needed = (sequence.tokens.len() + 1).div_ceil(page) - shared + self.running.len();
             if self.pages.available() < needed.min(self.pages.total()) && !self.running.is_empty() {
@@ -322,6 +324,7 @@ impl<D: Device> Scheduler<D> {
             sampling: &sequence.request.sampling,
             top: sequence.request.top_log_probs,
             mask: mask.as_deref(),
+            adapter: sequence.adapter_number(),
         };
         let step = self.device.prefill(&row)?;
         sequence.fresh = false;
@@ -367,6 +370,7 @@ impl<D: Device> Scheduler<D> {
                     sampling: &sequence.request.sampling,
                     top: sequence.request.top_log_probs,
                     mask: mask.as_deref(),
+                    adapter: sequence.adapter_number(),
                 }
             })
             .collect();
@@ -512,6 +516,11 @@ impl<D: Device> Scheduler<D> {
             }
         }
     }
+}
+
+/// The names of the adapters that sequences use.
+fn adapters_of<'a>(sequences: impl Iterator<Item = &'a Sequence>) -> BTreeSet<String> {
+    sequences.filter_map(|sequence| sequence.request.adapter.clone()).collect()
 }
 
 /// Whether a token of it can be launched now.

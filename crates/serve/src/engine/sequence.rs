@@ -1,9 +1,11 @@
 //! One request under way: its tokens, its pages, and how far it has come.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::adapters::LoadedAdapter;
 use super::pages::{EntryId, PageId, Pages};
 use super::request::{Drawn, Event, Failure, Finish, Finished, Request, Started, Timing};
 
@@ -29,7 +31,8 @@ pub struct Sequence {
     pub pages: Vec<PageId>,
     /// The entries of its full pages.
     pub entries: Vec<EntryId>,
-    pub adapter: usize,
+    /// Kept until the end, also if it is unloaded before.
+    pub adapter: Option<Arc<LoadedAdapter>>,
     /// Tokens that were found in the cache, the first time.
     pub cached_tokens: usize,
     pub preemptions: usize,
@@ -45,7 +48,7 @@ impl Sequence {
     pub fn new(
         id: SequenceId,
         request: Request,
-        adapter: usize,
+        adapter: Option<Arc<LoadedAdapter>>,
         events: UnboundedSender<Event>,
         submitted: Instant,
     ) -> Sequence {
@@ -71,6 +74,16 @@ impl Sequence {
             first_token: None,
             last_token: None,
         }
+    }
+
+    /// What its text begins with in the prefix cache.
+    pub fn root(&self) -> EntryId {
+        Pages::root(self.adapter.as_ref().map_or(0, |adapter| adapter.root()))
+    }
+
+    /// The number of its adapter's slot; 0 for none.
+    pub fn adapter_number(&self) -> usize {
+        self.adapter.as_ref().map_or(0, |adapter| adapter.number())
     }
 
     /// How long ago it was submitted.
@@ -127,8 +140,7 @@ impl Sequence {
         self.fresh = true;
         // What was counted of tokens that are not run again is lost, and penalties need it.
         if !self.has_penalty() {
-            let root = Pages::root(self.adapter as u32);
-            let found = pages.find(root, &self.tokens);
+            let found = pages.find(self.root(), &self.tokens);
             self.computed = found.pages.len() * page;
             (self.pages, self.entries) = (found.pages, found.entries);
         }
@@ -144,8 +156,7 @@ impl Sequence {
     pub fn share(&mut self, pages: &mut Pages, page: usize) {
         let full = self.computed.min(self.tokens.len()) / page;
         for index in self.entries.len()..full {
-            let root = Pages::root(self.adapter as u32);
-            let parent = self.entries.last().copied().unwrap_or(root);
+            let parent = self.entries.last().copied().unwrap_or(self.root());
             let part = &self.tokens[index * page..(index + 1) * page];
             self.entries.push(pages.know(self.pages[index], parent, part));
         }

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::adapters::{Adapters, LoadedAdapter};
 use super::device::{Device, Ladder};
 use super::embedding::EmbeddingJob;
 use super::interface::{Answering, EmbedError, Embedding, Limits, Stats};
@@ -26,8 +27,6 @@ pub struct EngineSettings {
     /// Requests that may wait; more are refused.
     pub waiting_max: usize,
 }
-
-const NO_ADAPTERS: &str = "adapters cannot be served yet; merge one with `fungible export`";
 
 enum Command {
     Submit(Box<Sequence>),
@@ -52,6 +51,7 @@ pub struct Engine {
     commands: Sender<Command>,
     shared: Arc<Shared>,
     ladder: Ladder,
+    adapters: Adapters,
     settings: EngineSettings,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -70,6 +70,8 @@ impl Engine {
         settings: EngineSettings,
     ) -> std::io::Result<Engine> {
         let ladder = device.ladder().clone();
+        let slots = ladder.adapters.map_or(0, |room| room.slots);
+        let adapters = Adapters::new(device.adapter_memory(), slots);
         let shared = Arc::new(Shared::default());
         let (commands, received) = channel();
         let theirs = shared.clone();
@@ -79,14 +81,15 @@ impl Engine {
             .name("engine".to_string())
             .spawn(move || serve(scheduler, &received, &theirs))?;
         let thread = Mutex::new(Some(thread));
-        Ok(Engine { commands, shared, ladder, settings, thread })
+        Ok(Engine { commands, shared, ladder, adapters, settings, thread })
     }
 
     pub fn ladder(&self) -> &Ladder {
         &self.ladder
     }
 
-    fn check(&self, request: &Request) -> Result<usize, Refusal> {
+    /// Finds the adapter that a request wants, if what it asks for makes sense.
+    fn check(&self, request: &Request) -> Result<Option<Arc<LoadedAdapter>>, Refusal> {
         check_sampling(&request.sampling, self.ladder.vocab_size)?;
         if request.prompt.is_empty() {
             return Err(Refusal::EmptyPrompt);
@@ -107,8 +110,11 @@ impl Engine {
             return out_of_range("top_logprobs", request.top_log_probs, "it can be at most 20");
         }
         match &request.adapter {
-            None => Ok(0),
-            Some(name) => Err(Refusal::UnknownAdapter(name.clone())),
+            None => Ok(None),
+            Some(name) => match self.adapters.find(name) {
+                Some(adapter) => Ok(Some(adapter)),
+                None => Err(Refusal::UnknownAdapter(name.clone())),
+            },
         }
     }
 
@@ -228,15 +234,15 @@ impl Answering for Engine {
     }
 
     fn adapters(&self) -> Vec<String> {
-        Vec::new()
+        self.adapters.names()
     }
 
-    fn load_adapter(&self, _: &str, _: &Path) -> Result<(), String> {
-        Err(NO_ADAPTERS.to_string())
+    fn load_adapter(&self, name: &str, folder: &Path) -> Result<(), String> {
+        self.adapters.load(name, folder)
     }
 
-    fn unload_adapter(&self, _: &str) -> Result<(), String> {
-        Err(NO_ADAPTERS.to_string())
+    fn unload_adapter(&self, name: &str) -> Result<(), String> {
+        self.adapters.unload(name)
     }
 
     fn drain(&self) {

@@ -81,7 +81,8 @@ fn check_allowed(call: &Call) -> Result<(), ApiError> {
         ..ApiError::new(
             StatusCode::FORBIDDEN,
             "permission_error",
-            "this server was not started with permission to load adapters while it serves",
+            "this server was not started with permission to load and unload adapters while it serves; \
+             start it with --max-loras",
         )
     })
 }

@@ -2,11 +2,11 @@
 //!
 //! What the engine counts comes from its [`Stats`]; what only requests know is counted here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::engine::Stats;
 
@@ -194,6 +194,22 @@ impl Page<'_> {
         self.value(name, help, "counter", value);
     }
 
+    /// In vLLM's form: what there is to know is in the labels, the value is the time.
+    fn adapters(&mut self, stats: &Stats) {
+        let names = |names: &BTreeSet<String>| {
+            escaped(&names.iter().map(String::as_str).collect::<Vec<_>>().join(","))
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.head("vllm:lora_requests_info", "adapters of running and waiting requests", "gauge");
+        self.line(format_args!(
+            "vllm:lora_requests_info{{max_lora=\"{}\",waiting_lora_adapters=\"{}\",running_lora_adapters=\"{}\"}} {}",
+            stats.adapters_max,
+            names(&stats.adapters_waiting),
+            names(&stats.adapters_running),
+            now.as_secs_f64(),
+        ));
+    }
+
     fn engine(&mut self, stats: &Stats) {
         let used = match stats.pages_total {
             0 => 0.0,
@@ -232,6 +248,9 @@ impl Page<'_> {
         let host = "the host's time around launches";
         self.counter("fungible:host_seconds_total", host, stats.host_seconds);
         self.counter("fungible:device_seconds_total", "the device's time", stats.device_seconds);
+        if stats.adapters_max > 0 {
+            self.adapters(stats);
+        }
         self.gauge("fungible:kv_pages_used", "KV pages in use", stats.pages_used as f64);
         self.gauge("fungible:kv_pages_total", "KV pages", stats.pages_total as f64);
     }

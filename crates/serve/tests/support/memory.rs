@@ -1,11 +1,14 @@
 //! A device whose "model" draws a token that depends on every token of the sequence, read from the pages
-//! of its cache: whatever goes wrong with pages, positions or slots gives another token.
+//! of its cache, and on the adapter that each was run with: whatever goes wrong with pages, positions,
+//! slots or adapters gives another token.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
-use serve::engine::{Device, DeviceError, Ladder, Row, Token, Tokens};
+use llm::models::LoraSlots;
+use serve::engine::{AdapterMemory, Device, DeviceError, Ladder, Row, Token, Tokens};
 
 pub const VOCABULARY: usize = 97;
 
@@ -28,6 +31,34 @@ pub fn answer(prompt: &[u32], count: usize) -> Vec<u32> {
     tokens.split_off(prompt.len())
 }
 
+/// The answer with an adapter.
+pub fn answer_with(adapter: u32, prompt: &[u32], count: usize) -> Vec<u32> {
+    let run: Vec<u32> = prompt.iter().map(|&token| marked(token, adapter)).collect();
+    let mut tokens = run;
+    let mut answer = Vec::new();
+    for _ in 0..count {
+        answer.push(next(&tokens));
+        tokens.push(marked(next(&tokens), adapter));
+    }
+    answer
+}
+
+/// What the cache holds of a token that was run with an adapter; 0 is the base model.
+fn marked(token: u32, adapter: u32) -> u32 {
+    token + adapter * 1000
+}
+
+/// What each slot holds: folders are named by numbers.
+pub struct Slots(Mutex<Vec<u32>>);
+
+impl AdapterMemory for Slots {
+    fn load(&self, slot: usize, folder: &Path) -> Result<(), String> {
+        let number = folder.to_str().and_then(|name| name.parse().ok());
+        self.0.lock().unwrap()[slot] = number.ok_or("this is no adapter")?;
+        Ok(())
+    }
+}
+
 #[derive(Default)]
 pub struct Watch {
     pub steps: AtomicU64,
@@ -44,6 +75,7 @@ pub struct MemoryDevice {
     cells: Vec<Option<u32>>,
     last: HashMap<usize, u32>,
     pub watch: Arc<Watch>,
+    slots: Arc<Slots>,
 }
 
 pub fn ladder(pages: usize, sequences: usize) -> Ladder {
@@ -58,13 +90,16 @@ pub fn ladder(pages: usize, sequences: usize) -> Ladder {
         chunks: vec![4, 16],
         guesses: 0,
         looks_ahead: false,
+        adapters: Some(LoraSlots { slots: 2, rank: 1 }),
     }
 }
 
 impl MemoryDevice {
     pub fn new(ladder: Ladder) -> MemoryDevice {
         let cells = vec![None; ladder.pages * ladder.page];
-        MemoryDevice { ladder, cells, last: HashMap::new(), watch: Arc::default() }
+        let slots = vec![0; ladder.adapters.map_or(0, |room| room.slots)];
+        let slots = Arc::new(Slots(Mutex::new(slots)));
+        MemoryDevice { ladder, cells, last: HashMap::new(), watch: Arc::default(), slots }
     }
 
     fn step(&self) -> Result<(), DeviceError> {
@@ -80,6 +115,10 @@ impl MemoryDevice {
         let from_last = [self.last.get(&row.slot).copied().unwrap_or(u32::MAX)];
         let tokens = if row.tokens.is_empty() { &from_last } else { row.tokens };
         let page = self.ladder.page;
+        let adapter = match row.adapter {
+            0 => 0,
+            number => self.slots.0.lock().unwrap()[number - 1],
+        };
         let cell = |place: usize| {
             let id = row.pages.get(place / page);
             id.map(|&id| id as usize * page + place % page)
@@ -87,7 +126,7 @@ impl MemoryDevice {
         };
         for (index, &token) in tokens.iter().enumerate() {
             let at = cell(row.position + index)?;
-            self.cells[at] = Some(token);
+            self.cells[at] = Some(marked(token, adapter));
         }
         let mut drawn = Vec::new();
         for end in row.position + 1..=row.position + tokens.len() {
@@ -158,6 +197,10 @@ impl Device for MemoryDevice {
         self.cells.fill(None);
         self.last.clear();
         Ok(())
+    }
+
+    fn adapter_memory(&self) -> Option<Arc<dyn AdapterMemory>> {
+        Some(self.slots.clone())
     }
 
     fn compiled_late(&self) -> u64 {

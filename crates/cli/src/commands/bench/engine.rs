@@ -33,7 +33,9 @@ pub fn run(arguments: &BenchEngineArguments) -> Outcome {
         false => {
             let ready = engine::prepare(&arguments.model, &arguments.engine)?;
             let vocab_size = ready.files.config.vocab_size;
-            (Engine::start(ready.programs, ready.settings)?, vocab_size)
+            let engine = Engine::start(ready.programs, ready.settings)?;
+            engine::adapters::load(&engine, &arguments.engine)?;
+            (engine, vocab_size)
         }
     };
     let mut rounds = Vec::new();
@@ -76,6 +78,7 @@ fn null_ladder(arguments: &BenchEngineArguments) -> Ladder {
         chunks: vec![arguments.engine.max_num_batched_tokens],
         guesses: arguments.engine.num_speculative_tokens,
         looks_ahead: true,
+        adapters: None,
     }
 }
 
@@ -138,11 +141,15 @@ fn ask(
     seed: u64,
 ) -> Result<Worked, String> {
     let token = |place: usize| ((seed as usize + 1) * 7919 + place * 104_729) % vocab_size;
+    // Requests take turns with the adapters that are there.
+    let adapters = &arguments.engine.adapter;
+    let turn = (seed / 100 + seed) as usize % adapters.len().max(1);
+    let adapter = adapters.get(turn).map(|one| one.name.clone());
     let request = Request {
         id: seed.to_string(),
         prompt: (0..arguments.input).map(|place| token(place) as u32).collect(),
         continued: Vec::new(),
-        adapter: None,
+        adapter,
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         max_tokens: arguments.output,
         min_tokens: 0,

@@ -1,6 +1,8 @@
 //! A device that does nothing: what is left is what the engine itself costs.
 
-use serve::engine::{Device, DeviceError, Ladder, Row, Token, Tokens};
+use std::sync::Arc;
+
+use serve::engine::{AdapterMemory, Device, DeviceError, Ladder, Row, Token, Tokens};
 
 pub struct NullDevice(pub Ladder);
 
@@ -35,6 +37,10 @@ impl Device for NullDevice {
 
     fn reset(&mut self) -> Result<(), DeviceError> {
         Ok(())
+    }
+
+    fn adapter_memory(&self) -> Option<Arc<dyn AdapterMemory>> {
+        None
     }
 
     fn compiled_late(&self) -> u64 {

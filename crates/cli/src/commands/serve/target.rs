@@ -17,6 +17,7 @@ use serve::engine::{Compilation, Key, Ladder, for_each_key, keys};
 use crate::arguments::serve::{EngineArguments, Quantization, TargetArguments};
 use crate::commands::compile::mesh_for;
 use crate::console::{self, BOLD, Progress, duration, gibibytes, remark, styled};
+use crate::engine::adapters;
 use crate::engine::shapes::{Shapes, usable_bytes};
 use crate::failure::{Failure, Outcome};
 use crate::{model, open};
@@ -69,7 +70,8 @@ pub fn run(model: &str, arguments: &EngineArguments, wanted: &TargetArguments) -
     if let Some(plugin) = &place.plugin {
         discovery = discovery.with_plugin(kind, plugin);
     }
-    let shapes = Shapes::new(&config, &options, arguments, kind);
+    let room = adapters::room(arguments)?;
+    let shapes = Shapes::new(&config, &options, arguments, room, kind);
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let compiling = Compiling {
         shapes: &shapes,

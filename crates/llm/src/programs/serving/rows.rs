@@ -24,11 +24,13 @@ pub enum Column {
     FrequencyPenalty,
     SeedLow,
     SeedHigh,
+    /// The number of its adapter's slot, from 1; 0 for none.
+    Adapter,
 }
 
 impl Column {
     /// How many there are.
-    pub const COUNT: usize = Column::SeedHigh as usize + 1;
+    pub const COUNT: usize = Column::Adapter as usize + 1;
 }
 
 /// What a row does beside running its tokens.

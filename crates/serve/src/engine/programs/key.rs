@@ -32,12 +32,20 @@ impl Key {
         }
     }
 
+    /// Whether rows of it may have adapters.
+    pub fn adapts(self) -> bool {
+        matches!(self, Key::Step(StepShape { adapters: Some(_), .. }))
+    }
+
     /// What it is for.
     pub fn kind(self) -> &'static str {
         match self {
-            Key::Step(StepShape { draws_each: true, .. }) => "guess",
-            Key::Step(StepShape { width: 1, .. }) => "decode",
-            Key::Step(_) => "prefill",
+            Key::Step(StepShape { draws_each: true, adapters: None, .. }) => "guess",
+            Key::Step(StepShape { width: 1, adapters: None, .. }) => "decode",
+            Key::Step(StepShape { adapters: None, .. }) => "prefill",
+            Key::Step(StepShape { draws_each: true, .. }) => "guess with adapters",
+            Key::Step(StepShape { width: 1, .. }) => "decode with adapters",
+            Key::Step(_) => "prefill with adapters",
             Key::Embed(_) => "embed",
         }
     }
@@ -58,12 +66,18 @@ impl fmt::Display for Key {
     }
 }
 
-/// Every program of a ladder.
+/// Every program of a ladder; with room for adapters, every step in two.
 pub fn keys(ladder: &Ladder, blocks: &[usize]) -> Vec<Key> {
     let mut keys = Vec::new();
-    for &blocks in blocks {
+    // Steps in which no row has an adapter are as quick as if there were none.
+    let with_adapters = [false, true].into_iter().take(1 + usize::from(ladder.adapters.is_some()));
+    for (&blocks, adapts) in
+        blocks.iter().flat_map(|blocks| with_adapters.clone().map(move |adapts| (blocks, adapts)))
+    {
         let step = |batch, width, draws_each| {
-            Key::Step(step_shape(ladder, batch, width, draws_each, blocks))
+            let adapters = ladder.adapters.filter(|_| adapts);
+            let shape = step_shape(ladder, batch, width, draws_each, blocks);
+            Key::Step(StepShape { adapters, ..shape })
         };
         keys.extend(ladder.chunks.iter().map(|&chunk| step(1, chunk, false)));
         keys.extend(ladder.batches.iter().map(|&batch| step(batch, 1, false)));
@@ -134,6 +148,7 @@ fn page_shape(ladder: &Ladder) -> PageShape {
     PageShape { pages: ladder.pages, page: ladder.page }
 }
 
+/// Of a step without adapters.
 pub(super) fn step_shape(
     ladder: &Ladder,
     batch: usize,
@@ -142,7 +157,8 @@ pub(super) fn step_shape(
     blocks: usize,
 ) -> StepShape {
     let slots = ladder.slots + 1;
-    StepShape { batch, width, draws_each, blocks, slots, pages: page_shape(ladder) }
+    let pages = page_shape(ladder);
+    StepShape { batch, width, draws_each, blocks, slots, pages, adapters: None }
 }
 
 pub(super) fn embed_shape(ladder: &Ladder, width: usize, blocks: usize) -> EmbedShape {
@@ -151,10 +167,16 @@ pub(super) fn embed_shape(ladder: &Ladder, width: usize, blocks: usize) -> Embed
 
 #[cfg(test)]
 mod tests {
+    use llm::models::LoraSlots;
+
     use super::*;
     use crate::engine::{LadderChoice, ladder};
 
     fn some_keys() -> Vec<Key> {
+        keys_with(None)
+    }
+
+    fn keys_with(adapters: Option<LoraSlots>) -> Vec<Key> {
         let config = llm::shapes::find("llama3-8b").unwrap().unwrap();
         let choice = LadderChoice {
             sequences: 4,
@@ -162,6 +184,7 @@ mod tests {
             cache_bytes: u64::MAX,
             chunk: 128,
             guesses: 2,
+            adapters,
             ..LadderChoice::default()
         };
         keys(&ladder(&config, &choice, 1), &[16, 256])
@@ -179,6 +202,15 @@ mod tests {
             "embed 1 x 128 x 256",
         ];
         assert_eq!(names, wanted);
+    }
+
+    #[test]
+    fn with_room_for_adapters_there_are_steps_with_and_without() {
+        let keys = keys_with(Some(LoraSlots { slots: 2, rank: 8 }));
+        assert_eq!(keys.len(), 2 * (2 * (2 + 3 + 3) + 2));
+        assert_eq!(largest(&keys).len(), 7);
+        let unlike = keys.iter().collect::<std::collections::HashSet<_>>();
+        assert_eq!(unlike.len(), keys.len());
     }
 
     #[test]

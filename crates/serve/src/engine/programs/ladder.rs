@@ -1,6 +1,7 @@
 //! The fixed shapes that a model is served in.
 
 use llm::ModelConfig;
+use llm::models::LoraSlots;
 
 use crate::engine::device::Ladder;
 
@@ -22,6 +23,7 @@ pub struct LadderChoice {
     /// Tokens guessed ahead.
     pub guesses: usize,
     pub looks_ahead: bool,
+    pub adapters: Option<LoraSlots>,
 }
 
 /// Sizes that double, so that a step computes at most twice the rows that it needs.
@@ -58,6 +60,7 @@ pub fn ladder(config: &ModelConfig, choice: &LadderChoice, token_bytes: usize) -
         chunks,
         guesses: choice.guesses,
         looks_ahead: choice.looks_ahead,
+        adapters: choice.adapters,
     }
 }
 
