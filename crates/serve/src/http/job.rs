@@ -102,6 +102,7 @@ impl Job {
         record.model.clone_from(&self.model_name);
         record.owner.clone_from(&self.owner);
         record.prompt = self.logged.take();
+        record.asked(&self.parameters);
         let lengths: Vec<usize> = self.prompts.iter().map(|prompt| prompt.tokens.len()).collect();
         let (mut generations, mut replayed) = (Vec::new(), Vec::new());
         for prompt in &mut self.prompts {
