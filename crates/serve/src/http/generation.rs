@@ -128,6 +128,7 @@ impl<'m> Generation<'m> {
         } else {
             TextStream::new(&model.tokenizer, prompt, stop)
         };
+        let text = text.with_min_tokens(parameters.min_tokens);
         let now = Instant::now();
         let mut generation = Generation {
             model,
