@@ -15,8 +15,13 @@ pub struct TextStream<'t> {
     tokenizer: &'t Tokenizer,
     decoder: IncrementalDecoder,
     stop: Vec<String>,
+    /// Stop strings that are complete within so many tokens do not count.
+    min_tokens: usize,
+    tokens: usize,
     /// Decoded text that may be the beginning of a stop string.
     held: String,
+    /// How many bytes of it came with those tokens.
+    exempt: usize,
     stopped: bool,
     /// Which of `stop` was completed.
     found: Option<usize>,
@@ -25,8 +30,7 @@ pub struct TextStream<'t> {
 impl<'t> TextStream<'t> {
     /// An answer that follows `prompt` and ends before any of the texts in `stop`.
     pub fn new(tokenizer: &'t Tokenizer, prompt: &[u32], stop: Vec<String>) -> TextStream<'t> {
-        let decoder = IncrementalDecoder::new(prompt, true);
-        TextStream { tokenizer, decoder, stop, held: String::new(), stopped: false, found: None }
+        TextStream::of(tokenizer, IncrementalDecoder::new(prompt, true), stop)
     }
 
     /// The same, but control tokens are shown as their vocabulary spells them: some models write
@@ -36,14 +40,37 @@ impl<'t> TextStream<'t> {
         prompt: &[u32],
         stop: Vec<String>,
     ) -> TextStream<'t> {
-        let decoder = IncrementalDecoder::new(prompt, false);
-        TextStream { tokenizer, decoder, stop, held: String::new(), stopped: false, found: None }
+        TextStream::of(tokenizer, IncrementalDecoder::new(prompt, false), stop)
+    }
+
+    fn of(
+        tokenizer: &'t Tokenizer,
+        decoder: IncrementalDecoder,
+        stop: Vec<String>,
+    ) -> TextStream<'t> {
+        TextStream {
+            tokenizer,
+            decoder,
+            stop,
+            min_tokens: 0,
+            tokens: 0,
+            held: String::new(),
+            exempt: 0,
+            stopped: false,
+            found: None,
+        }
+    }
+
+    /// The same, but only what comes behind so many tokens can complete a stop string, as in vLLM.
+    pub fn with_min_tokens(self, min_tokens: usize) -> TextStream<'t> {
+        TextStream { min_tokens, ..self }
     }
 
     /// # Errors
     /// A token that the tokenizer does not know.
     pub fn push(&mut self, token: u32) -> Result<Piece, TokenizerError> {
         let text = self.decoder.push(self.tokenizer, token)?;
+        self.tokens += 1;
         Ok(self.take(&text, false))
     }
 
@@ -70,8 +97,16 @@ impl<'t> TextStream<'t> {
             return Piece { text: String::new(), stopped: true };
         }
         self.held.push_str(text);
+        if self.tokens <= self.min_tokens {
+            self.exempt = self.held.len();
+        }
         let places = self.stop.iter().enumerate();
-        let places = places.filter_map(|(index, stop)| Some((self.held.find(stop)?, index)));
+        let places = places.filter_map(|(index, stop)| {
+            // One that ends in what is exempt was complete too early.
+            let first = (self.exempt + 1).saturating_sub(stop.len());
+            let first = self.held.ceil_char_boundary(first);
+            Some((first + self.held[first..].find(stop)?, index))
+        });
         if let Some((place, index)) = places.min() {
             self.stopped = true;
             self.found = Some(index);
@@ -79,7 +114,9 @@ impl<'t> TextStream<'t> {
             return Piece { text: std::mem::take(&mut self.held), stopped: true };
         }
         let keep = if last { 0 } else { possible_beginning(&self.held, &self.stop) };
-        let rest = self.held.split_off(self.held.len() - keep);
+        let shown = self.held.len() - keep;
+        self.exempt = self.exempt.saturating_sub(shown);
+        let rest = self.held.split_off(shown);
         Piece { text: std::mem::replace(&mut self.held, rest), stopped: false }
     }
 }

@@ -31,12 +31,14 @@ mod state;
 mod streaming;
 mod tls;
 mod tokens;
+mod traces;
 mod usage;
 
 use std::future::Future;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
+use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -45,17 +47,20 @@ use tokio_rustls::TlsAcceptor;
 pub use model_text::ModelText;
 pub use settings::{ApiKey, ApiKeyError, ServerSettings, TlsFiles};
 pub use tls::TlsError;
+pub use traces::{TraceError, TraceSettings};
 
 use crate::engine::Answering;
 use call::Loaded;
 use connections::ConnectionLimits;
 use routes::Router;
 use state::State;
+use traces::{Exporter, RequestSpan, Tracer};
 
 /// A server that has not begun to listen.
 pub struct Server {
     state: Arc<State>,
     tls: Option<TlsAcceptor>,
+    spans: Option<Receiver<RequestSpan>>,
 }
 
 /// Gives a server that has begun to listen its model.
@@ -93,7 +98,8 @@ impl Server {
     /// As [`Server::new`].
     pub fn starting(settings: ServerSettings) -> Result<Server, TlsError> {
         let tls = settings.tls.as_ref().map(tls::acceptor).transpose()?;
-        Ok(Server { state: Arc::new(State::new(settings)), tls })
+        let (tracer, spans) = settings.traces.as_ref().map(|_| Tracer::new()).unzip();
+        Ok(Server { state: Arc::new(State::new(settings, tracer)), tls, spans })
     }
 
     pub fn opener(&self) -> Opener {
@@ -110,7 +116,13 @@ impl Server {
         listeners: Vec<TcpListener>,
         shutdown: impl Future<Output = ()>,
     ) -> usize {
-        let Server { state, tls } = self;
+        let Server { state, tls, spans } = self;
+        let exporter = match (&state.settings.traces, &state.tracer, spans) {
+            (Some(settings), Some(tracer), Some(spans)) => {
+                Some(Exporter::start(settings.clone(), tracer, spans))
+            }
+            _ => None,
+        };
         let limits = ConnectionLimits {
             connections_max: state.settings.connections_max,
             idle: state.settings.idle_limit,
@@ -137,6 +149,9 @@ impl Server {
         let left = *state.flights.watch().borrow();
         stop.send_replace(true);
         while serving.join_next().await.is_some() {}
+        if let Some(exporter) = exporter {
+            exporter.finish().await;
+        }
         tracing::info!(target: "fungible::http", cut_off = left, "stopped");
         left
     }

@@ -13,7 +13,7 @@ mod structures;
 use llm::ModelFiles;
 use serde_json::{Value, json};
 use serve::parse::{ReasoningFormat, ToolFormat};
-use serve::structure::{StructureSpec, Structures, Tool, ToolChoice};
+use serve::structure::StructureSpec;
 use structures::{Subject, shared, valid};
 
 fn schemas() -> Vec<Value> {
@@ -238,60 +238,4 @@ fn without_end_tokens_there_are_no_structures() {
     let tokenizer = std::sync::Arc::new(structures::tiny_tokenizer());
     let none = ModelStructures::new(tokenizer, 384, &[9_999], Some(ToolFormat::Hermes), None);
     assert!(none.err().unwrap().what.contains("none of the end tokens"));
-}
-#[test]
-#[ignore = "prints times"]
-#[allow(clippy::print_stdout, reason = "the times are what it is for")]
-fn times() {
-    let Some(path) = shared::smollm2("times") else { return };
-    let tokenizer = ModelFiles::open(&path).unwrap().tokenizer().unwrap().unwrap();
-    let begun = std::time::Instant::now();
-    let subject = Subject::new(tokenizer, Some(ToolFormat::Hermes), None);
-    println!("tables of {} tokens: {:?}", subject.vocab_size, begun.elapsed());
-    let mut specs: Vec<StructureSpec> =
-        schemas().into_iter().map(StructureSpec::JsonSchema).collect();
-    specs.push(StructureSpec::Regex("(.|\n)*".to_owned()));
-    for choice in [ToolChoice::Required, ToolChoice::Auto] {
-        let tool = |index: usize| Tool {
-            name: format!("tool_{index}"),
-            description: None,
-            parameters: Some(schemas().remove(0)),
-            strict: true,
-        };
-        let tools = (0..10).map(tool).collect();
-        specs.push(StructureSpec::Tools { tools, choice, parallel: true });
-    }
-    for spec in specs {
-        let begun = std::time::Instant::now();
-        drop(subject.structures.constraint(&spec, "").unwrap());
-        let compiled = begun.elapsed();
-        let (mut masks, mut steps) = (Vec::new(), Vec::new());
-        for seed in 0..8 {
-            let (tokens, _) = subject.answer(&spec, seed * 3 + 1);
-            let mut constraint = subject.constraint(&spec);
-            let mut mask = vec![u32::MAX; subject.vocab_size.div_ceil(32)];
-            for token in tokens {
-                let begun = std::time::Instant::now();
-                constraint.allow(&mut mask).unwrap();
-                masks.push(begun.elapsed());
-                let begun = std::time::Instant::now();
-                constraint.advance(token).unwrap();
-                steps.push(begun.elapsed());
-            }
-        }
-        masks.sort();
-        steps.sort();
-        let of = |times: &[std::time::Duration], share: f64| {
-            times[((times.len() - 1) as f64 * share) as usize]
-        };
-        println!(
-            "compile {compiled:?}; {} masks: median {:?}, 99% {:?}, most {:?}; advance {:?}: {}",
-            masks.len(),
-            of(&masks, 0.5),
-            of(&masks, 0.99),
-            of(&masks, 1.0),
-            of(&steps, 0.5),
-            format!("{spec:?}").chars().take(60).collect::<String>(),
-        );
-    }
 }

@@ -331,6 +331,62 @@ fn embeddings_and_answers_take_turns() {
     assert_eq!(idle(&engine).pages_used, 0);
 }
 
+/// Others come as fast as some end, so there is never as much memory at once as the embedding needs.
+#[test]
+fn a_long_embedding_gets_its_turn_among_answers() {
+    let (engine, _) = start(ladder(16, 4), settings());
+    let submit = |number: u32| {
+        let prompt = [number % 90, number / 90, 7, 8, 9];
+        (prompt, engine.submit(request(&prompt, 9 + number as usize % 5)).unwrap())
+    };
+    let mut answers: std::collections::VecDeque<_> = (0..8).map(submit).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let mut embedding = engine.embed((0..60).collect());
+    let mut given = None;
+    for number in 8..2000 {
+        let (prompt, first) = answers.pop_front().unwrap();
+        let (tokens, _) = finish(first).unwrap();
+        assert_eq!(tokens, answer(&prompt, tokens.len()));
+        answers.push_back(submit(number));
+        let now = std::future::poll_fn(|context| {
+            std::task::Poll::Ready(match embedding.as_mut().poll(context) {
+                std::task::Poll::Ready(given) => Some(given),
+                std::task::Poll::Pending => None,
+            })
+        });
+        given = runtime.block_on(now);
+        if given.is_some() {
+            break;
+        }
+    }
+    assert_eq!(given.expect("the embedding waits for ever").unwrap(), [1.0, 0.0]);
+    for (prompt, rest) in answers {
+        let (tokens, _) = finish(rest).unwrap();
+        assert_eq!(tokens, answer(&prompt, tokens.len()));
+    }
+    assert_eq!(idle(&engine).pages_used, 0);
+}
+
+/// Whoever came first keeps what he has, and gets what he needs to grow.
+#[test]
+fn answers_that_came_before_an_embedding_are_finished_beside_it() {
+    // Room for one of the two.
+    let (engine, _) = start(ladder(16, 4), settings());
+    let before = engine.submit(request(&[1, 2], 60)).unwrap();
+    let embeddings: Vec<_> = (0..3).map(|_| engine.embed((0..60).collect())).collect();
+    let (tokens, finished) = finish(before).unwrap();
+    assert_eq!((tokens, finished.preemptions), (answer(&[1, 2], 60), 0));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for embedding in embeddings {
+        assert_eq!(runtime.block_on(embedding).unwrap(), [1.0, 0.0]);
+    }
+    // What no memory is large enough for is not waited for.
+    let (engine, _) = start(ladder(8, 4), settings());
+    let failed = runtime.block_on(engine.embed((0..60).collect()));
+    assert!(failed.unwrap_err().to_string().contains("longer than the whole cache"));
+    assert_eq!(idle(&engine).pages_used, 0);
+}
+
 #[test]
 fn an_embedding_under_way_starts_over_when_the_device_loses_it() {
     let (engine, watch) = start(ladder(32, 4), settings());

@@ -220,6 +220,38 @@ fn log_probs_have_tokens_and_their_bytes() {
 }
 
 #[test]
+fn stop_strings_wait_for_the_least_tokens() {
+    let script = Script { endless: true, ..Script::saying("one two, one two, ") };
+    let server = start(script);
+    let period = server.engine.encode("one two, one two, ").len();
+    let first = server.engine.encode("one two").len();
+    for stream in [false, true] {
+        let given = |min: usize, stop: &str| {
+            let reply = post(
+                &server,
+                PATH,
+                &ask(json!({"stop": stop, "min_tokens": min,
+                "max_tokens": 4 * period, "stream": stream})),
+            );
+            if !stream {
+                return reply.ok()["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
+            }
+            let content = |chunk: &Value| {
+                chunk["choices"][0]["delta"]["content"].as_str().unwrap_or_default().to_owned()
+            };
+            reply.chunks().iter().map(content).collect()
+        };
+        assert_eq!(given(0, "two"), "one ");
+        // It must end behind them: the token that completes it is not one of the least.
+        assert_eq!(given(first - 1, "two"), "one ");
+        assert_eq!(given(first, "two"), "one two, one ");
+        assert_eq!(given(period, "two"), "one two, one two, one ");
+        // It may have begun among them.
+        assert_eq!(given(first, "two, one"), "one ");
+    }
+}
+
+#[test]
 fn stop_strings_end_an_answer_and_cancel_the_rest() {
     let mut script = Script::saying("one two three");
     script.endless = true;

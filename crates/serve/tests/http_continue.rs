@@ -5,7 +5,8 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::{MODEL, Running, Script, post, start};
+use support::marks::{WAITING, WAITS};
+use support::{MODEL, Running, Script, get, post, post_stream, start};
 
 const CHAT: &str = "/v1/chat/completions";
 const TEXT: &str = "[r]hm, 考える[/r]Sure é\u{1f600}\n\nEND no [c:add]{\"a\": [1]}[/c]bye";
@@ -138,4 +139,31 @@ fn only_one_answer_can_go_on() {
     let response = json!({"input": "a", "continue_token_ids": [5]});
     let error = post(&server, "/v1/responses", &response).error(400);
     assert_eq!(error["param"], "continue_token_ids");
+}
+
+/// As many as there are threads for connections go on from a beginning that takes long to replay, and
+/// others are answered all the same.
+#[test]
+fn replaying_a_grammar_holds_up_nobody() {
+    struct Release;
+    impl Drop for Release {
+        fn drop(&mut self) {
+            WAITING.0.lock().unwrap().1 = true;
+            WAITING.1.notify_all();
+        }
+    }
+    let server = start(Script::saying("one two three"));
+    let release = Release;
+    let ids = server.engine.encode("one");
+    let body = json!({"prompt": "a", "guided_regex": WAITS, "continue_token_ids": ids});
+    let mut waiting: Vec<_> =
+        [(); 2].map(|()| post_stream(&server, "/v1/completions", &body)).into();
+    drop(WAITING.1.wait_while(WAITING.0.lock().unwrap(), |state| state.0 < 2).unwrap());
+    get(&server, "/health").ok();
+    get(&server, "/v1/models").ok();
+    drop(release);
+    for connection in &mut waiting {
+        let answer = connection.read_reply(true).ok();
+        assert_eq!(answer["choices"][0]["text"], "one two three");
+    }
 }

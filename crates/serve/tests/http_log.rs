@@ -4,58 +4,16 @@
 
 mod support;
 
-use std::fmt::Debug;
-use std::sync::{Arc, Mutex};
-
 use serde_json::json;
 use serve::http::ServerSettings;
+use support::log::Lines;
 use support::{MODEL, Script, get, post, start, start_with};
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
-
-/// Keeps what is worth an operator's eyes, one text for each line.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<String>>>);
-
-struct Fields<'l>(&'l mut String);
-
-impl Visit for Fields<'_> {
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.0.push_str(&format!("{}={value:?} ", field.name()));
-    }
-}
-
-impl Subscriber for Lines {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= Level::INFO
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        let mut line = String::new();
-        event.record(&mut Fields(&mut line));
-        self.0.lock().unwrap().push(line);
-    }
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
-}
 
 /// One test, since there is one log.
 #[test]
 fn each_request_leaves_one_line_and_no_prompt_unless_asked_for() {
-    let lines = Lines::default();
-    tracing::subscriber::set_global_default(lines.clone()).unwrap();
-    let take = || std::mem::take(&mut *lines.0.lock().unwrap());
+    let lines = Lines::keep();
+    let take = || lines.take();
     let body = json!({"model": MODEL, "user": "me", "prompt": "a secret", "max_tokens": 3});
     let settings = ServerSettings { logs_prompts: true, ..ServerSettings::default() };
     for (server, shows_prompt) in [

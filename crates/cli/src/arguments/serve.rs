@@ -136,6 +136,10 @@ pub struct ServeArguments {
     /// A line of JSON for each request instead of a line to read
     #[arg(long)]
     pub log_json: bool,
+    /// Where a span for each request is sent: a collector of OTLP over HTTP, such as
+    /// http://localhost:4318/v1/traces; OpenTelemetry's own variables do as well
+    #[arg(long, value_name = "URL")]
+    pub otlp_traces_endpoint: Option<String>,
     #[command(flatten)]
     pub target: TargetArguments,
     #[command(flatten)]

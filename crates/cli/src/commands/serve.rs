@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use llm::ModelFiles;
 use serve::constraint::ModelStructures;
 use serve::engine::{Answering, Engine};
-use serve::http::{ApiKey, ModelText, Opener, Server, ServerSettings, TlsFiles};
+use serve::http::{ApiKey, ModelText, Opener, Server, ServerSettings, TlsFiles, TraceSettings};
 use serve::parse::{ReasoningFormat, ToolFormat};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -25,6 +25,9 @@ pub fn run(arguments: &ServeArguments) -> Outcome {
         return target::run(&arguments.model, &arguments.engine, &arguments.target);
     }
     let settings = settings(arguments)?;
+    if let Some(traces) = &settings.traces {
+        console::remark(format!("traces of requests go to {}", traces.shown()));
+    }
     let tool_format = tool_format(arguments)?;
     start_log(arguments.log_json);
     // In a fresh process there is nobody else to restart with what the plugin wants.
@@ -166,10 +169,15 @@ fn settings(arguments: &ServeArguments) -> Result<ServerSettings, Failure> {
     if let Some(file) = &arguments.api_key_file {
         api_keys.extend(ApiKey::read_file(file)?);
     }
+    let traces = TraceSettings::find(arguments.otlp_traces_endpoint.as_deref(), |name| {
+        std::env::var(name).ok()
+    });
+    let traces = traces.map_err(|error| usage(&error))?;
     let files = arguments.ssl_certfile.clone().zip(arguments.ssl_keyfile.clone());
     Ok(ServerSettings {
         api_keys,
         tls: files.map(|(certificates, key)| TlsFiles { certificates, key }),
+        traces,
         max_tokens_cap: arguments.max_tokens,
         cors_origins: arguments.allowed_origins.clone(),
         drain_limit: Duration::from_secs(arguments.drain_seconds),

@@ -4,10 +4,13 @@ use tokio::sync::oneshot;
 
 use super::pages::PageId;
 use super::request::Failure;
+use super::sequence::SequenceId;
 
 pub type EmbeddingSender = oneshot::Sender<Result<Vec<f32>, Failure>>;
 
 pub struct EmbeddingJob {
+    /// Its number among all requests: later ones matter less.
+    pub id: SequenceId,
     pub tokens: Vec<u32>,
     /// Tokens that have run.
     pub done: usize,
@@ -18,8 +21,13 @@ pub struct EmbeddingJob {
 }
 
 impl EmbeddingJob {
-    pub fn new(tokens: Vec<u32>, answer: EmbeddingSender) -> EmbeddingJob {
-        EmbeddingJob { tokens, done: 0, pages: Vec::new(), sum: Vec::new(), answer }
+    pub fn new(id: SequenceId, tokens: Vec<u32>, answer: EmbeddingSender) -> EmbeddingJob {
+        EmbeddingJob { id, tokens, done: 0, pages: Vec::new(), sum: Vec::new(), answer }
+    }
+
+    /// Its importance among sequences, as they have theirs.
+    pub fn order(&self) -> (i32, SequenceId) {
+        (0, self.id)
     }
 
     /// Whoever asked has left.

@@ -9,7 +9,7 @@ use super::device::{Device, DeviceError, Ladder, Row, Token, Tokens};
 use super::embedding::EmbeddingJob;
 use super::guess::guess;
 use super::interface::Stats;
-use super::pages::Pages;
+use super::pages::{PageId, Pages};
 use super::queue::Queue;
 use super::request::{Drawn, Failure};
 use super::sequence::{Sequence, SequenceId};
@@ -121,17 +121,49 @@ impl<D: Device> Scheduler<D> {
         self.queue.len() + self.embeddings.len()
     }
 
+    /// Pages that the embedding whose turn it is lacks.
+    fn lacking_for_embedding(&self) -> usize {
+        let page = self.device.ladder().page;
+        self.embeddings.front().map_or(0, |job| job.tokens.len().div_ceil(page) - job.pages.len())
+    }
+
+    /// Gives the embedding whose turn it is its pages, taking them from answers that matter less if need
+    /// be. Those that matter more keep theirs, and one to grow.
+    fn provide_embedding(&mut self) -> bool {
+        let lacking = self.lacking_for_embedding();
+        let Some(job) = self.embeddings.front() else { return false };
+        let order = job.order();
+        while self.pages.available() < lacking {
+            let (more, less): (Vec<_>, Vec<_>) =
+                self.running.iter().partition(|sequence| sequence.order() < order);
+            let held: usize = less.iter().map(|sequence| sequence.pages.len()).sum();
+            // What is held together counts twice here, which only lets some give way in vain.
+            if held + self.pages.available() < lacking + more.len() {
+                return false;
+            }
+            let last = less.iter().map(|sequence| sequence.order()).max();
+            let Some(last) = last else { return false };
+            self.preempt(last.1);
+        }
+        let taken: Vec<PageId> = (0..lacking).filter_map(|_| self.pages.take()).collect();
+        if let Some(job) = self.embeddings.front_mut() {
+            job.pages.extend(taken);
+        }
+        true
+    }
+
     /// Runs a chunk of the embedding whose turn it is, as soon as there are pages for it.
     fn embed_part(&mut self) -> Result<(), DeviceError> {
-        let ladder = self.device.ladder();
-        let (page, chunk) = (ladder.page, ladder.chunks.last().copied().unwrap_or(1));
-        let Some(mut job) = self.embeddings.pop_front() else { return Ok(()) };
-        let needed = job.tokens.len().div_ceil(page) - job.pages.len();
-        if self.pages.available() < needed {
-            self.embeddings.push_front(job);
+        if self.lacking_for_embedding() > self.pages.total() {
+            let Some(job) = self.embeddings.pop_front() else { return Ok(()) };
+            job.fail(longer_than_the_cache());
             return Ok(());
         }
-        job.pages.extend((0..needed).filter_map(|_| self.pages.take()));
+        if !self.provide_embedding() {
+            return Ok(());
+        }
+        let chunk = self.device.ladder().chunks.last().copied().unwrap_or(1);
+        let Some(mut job) = self.embeddings.pop_front() else { return Ok(()) };
         let end = job.tokens.len().min(job.done + chunk);
         self.stats.steps += 1;
         match self.device.embed(job.done, &job.tokens[job.done..end], &job.pages) {
@@ -205,6 +237,13 @@ impl<D: Device> Scheduler<D> {
             let Some(place) = self.queue.next() else { return };
             let Some(&slot) = self.slots.last() else { return };
             let Some(sequence) = self.queue.get(place) else { return };
+            // Pages that become free are for an embedding that waits longer.
+            let embedding = self.embeddings.front();
+            if self.lacking_for_embedding() > 0
+                && embedding.is_some_and(|job| job.order() < sequence.order())
+            {
+                return;
+            }
             // A page for each of the others, so that they need not give way at once.
             // What it shares with those that run takes no memory.
             let shared = match sequence.has_penalty() {
@@ -212,7 +251,9 @@ impl<D: Device> Scheduler<D> {
                 false => self.pages.shared(sequence.root(), &sequence.tokens),
             };
             let needed = (sequence.tokens.len() + 1).div_ceil(page) - shared + self.running.len();
-            if self.pages.available() < needed.min(self.pages.total()) && !self.running.is_empty() {
+            let is_alone =
+                self.running.is_empty() && embedding.is_none_or(|job| job.pages.is_empty());
+            if self.pages.available() < needed.min(self.pages.total()) && !is_alone {
                 return;
             }
             self.slots.pop();
@@ -247,28 +288,34 @@ impl<D: Device> Scheduler<D> {
                 continue;
             }
             // The one that came last among the least important gives way; that may be this one.
-            let order =
-                |(_, sequence): &(usize, &Sequence)| (sequence.request.priority, sequence.id);
-            let last = self.running.iter().enumerate().max_by_key(order).map(|(place, _)| place);
-            let Some(last) = last else { return false };
-            let mut sequence = self.running.remove(last);
-            if self.running.is_empty() {
-                // It has all the memory there is: the context is larger than the cache.
-                self.end(sequence, |sequence| {
-                    sequence.fail(Failure::Device(
-                        "the sequence is longer than the whole cache; give the cache more memory"
-                            .to_string(),
-                    ));
-                });
-                return false;
+            let Some(last) = self.running.iter().map(Sequence::order).max() else { return false };
+            let embedding = self.embeddings.front_mut().filter(|job| !job.pages.is_empty());
+            match embedding {
+                Some(job) if job.order() > last => {
+                    self.pages.release(&job.pages);
+                    job.pages.clear();
+                    job.start_over();
+                    self.stats.preemptions += 1;
+                }
+                None if self.running.len() == 1 => {
+                    // It has all the memory there is: the context is larger than the cache.
+                    self.fail(id, longer_than_the_cache());
+                }
+                _ => self.preempt(last.1),
             }
-            self.stats.preemptions += 1;
-            sequence.preemptions += 1;
-            sequence.share(&mut self.pages, page);
-            self.slots.extend(sequence.give_way(&mut self.pages));
-            let running = self.running.iter().map(|sequence| sequence.request.owner.as_str());
-            self.queue.push(sequence, running);
         }
+    }
+
+    /// Takes a running sequence's pages and lets it wait.
+    fn preempt(&mut self, id: SequenceId) {
+        let place = self.running.iter().position(|sequence| sequence.id == id);
+        let Some(mut sequence) = place.map(|place| self.running.remove(place)) else { return };
+        self.stats.preemptions += 1;
+        sequence.preemptions += 1;
+        sequence.share(&mut self.pages, self.device.ladder().page);
+        self.slots.extend(sequence.give_way(&mut self.pages));
+        let running = self.running.iter().map(|sequence| sequence.request.owner.as_str());
+        self.queue.push(sequence, running);
     }
 
     /// Launches chunks of what waits, one sequence after the other, as far as the step's tokens go.
@@ -521,6 +568,11 @@ impl<D: Device> Scheduler<D> {
 /// The names of the adapters that sequences use.
 fn adapters_of<'a>(sequences: impl Iterator<Item = &'a Sequence>) -> BTreeSet<String> {
     sequences.filter_map(|sequence| sequence.request.adapter.clone()).collect()
+}
+
+fn longer_than_the_cache() -> Failure {
+    let text = "the sequence is longer than the whole cache; give the cache more memory";
+    Failure::Device(text.to_string())
 }
 
 /// Whether a token of it can be launched now.

@@ -86,6 +86,11 @@ impl Sequence {
         self.adapter.as_ref().map_or(0, |adapter| adapter.number())
     }
 
+    /// The lowest matters most: by priority, then by arrival.
+    pub fn order(&self) -> (i32, SequenceId) {
+        (self.request.priority, self.id)
+    }
+
     /// How long ago it was submitted.
     pub fn age(&self) -> Duration {
         self.submitted.elapsed()

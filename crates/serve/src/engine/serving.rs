@@ -30,7 +30,7 @@ pub struct EngineSettings {
 
 enum Command {
     Submit(Box<Sequence>),
-    Embed(Vec<u32>, oneshot::Sender<Result<Vec<f32>, Failure>>),
+    Embed(EmbeddingJob),
     Stop,
 }
 
@@ -214,7 +214,8 @@ impl Answering for Engine {
             return Box::pin(std::future::ready(Err(EmbedError::Refused(refusal))));
         }
         let (sender, receiver) = oneshot::channel();
-        let sent = self.commands.send(Command::Embed(tokens, sender));
+        let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
+        let sent = self.commands.send(Command::Embed(EmbeddingJob::new(id, tokens, sender)));
         Box::pin(async move {
             let stopping = || EmbedError::Failed(Failure::Stopping);
             sent.map_err(|_| stopping())?;
@@ -327,9 +328,7 @@ fn serve<D: Device>(mut scheduler: Scheduler<D>, commands: &Receiver<Command>, s
             };
             match command {
                 Ok(Command::Submit(sequence)) => scheduler.submit(*sequence),
-                Ok(Command::Embed(tokens, answer)) => {
-                    scheduler.submit_embedding(EmbeddingJob::new(tokens, answer));
-                }
+                Ok(Command::Embed(job)) => scheduler.submit_embedding(job),
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) if idle => return,
                 Ok(Command::Stop) => stopping = true,
                 Err(TryRecvError::Disconnected) => {

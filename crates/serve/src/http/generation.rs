@@ -42,6 +42,7 @@ pub(crate) struct End {
     /// What ended it, if it was neither the model's own end token nor a limit.
     pub stop_reason: Option<StopReason>,
     pub counts: Counts,
+    pub submitted: Instant,
     pub timing: Timing,
 }
 
@@ -127,6 +128,7 @@ impl<'m> Generation<'m> {
         } else {
             TextStream::new(&model.tokenizer, prompt, stop)
         };
+        let text = text.with_min_tokens(parameters.min_tokens);
         let now = Instant::now();
         let mut generation = Generation {
             model,
@@ -295,6 +297,7 @@ impl<'m> Generation<'m> {
             finish,
             stop_reason: reason,
             counts: self.counts,
+            submitted: self.clock.submitted,
             timing: self.clock.timing(),
         });
     }

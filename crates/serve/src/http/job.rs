@@ -1,6 +1,8 @@
 //! What is asked of the model by one request, made ready for the engine; and its answers, collected
 //! whole. (As a stream: `streaming.rs`.)
 
+use std::sync::Arc;
+
 use super::call::{Call, Loaded};
 use super::error::ApiError;
 use super::generation::{Choices, End, Generation, Step};
@@ -8,8 +10,9 @@ use super::model_text::ModelText;
 use super::parameters::Parameters;
 use super::record::Record;
 use super::shape::Shape;
+use super::state::State;
 use super::usage::Usage;
-use crate::engine::{Constraint, Drawn, Request};
+use crate::engine::{Answer, Constraint, Drawn, Refusal, Request};
 use crate::structure::{Delta, OutputParser};
 
 /// The most answers to one request: prompts times `n`.
@@ -93,20 +96,23 @@ pub(crate) struct Begun<'m> {
 }
 
 impl Job {
-    /// Submits everything. If one answer is refused, those before it are given up.
-    pub fn begin<'m>(
+    /// Submits everything. If one answer is refused, all are given up.
+    pub async fn begin<'m>(
         &mut self,
+        state: &State,
         loaded: &'m Loaded,
         record: &mut Record,
     ) -> Result<Begun<'m>, ApiError> {
         record.model.clone_from(&self.model_name);
         record.owner.clone_from(&self.owner);
         record.prompt = self.logged.take();
+        record.asked(&self.parameters);
         let lengths: Vec<usize> = self.prompts.iter().map(|prompt| prompt.tokens.len()).collect();
         let (mut generations, mut replayed) = (Vec::new(), Vec::new());
+        let (mut requests, mut places) = (Vec::new(), Vec::new());
         for prompt in &mut self.prompts {
             for (place, Tools { constraint, parser }) in prompt.answers.drain(..).enumerate() {
-                let (mut generation, shown) = Generation::new(
+                let (generation, shown) = Generation::new(
                     &loaded.model,
                     &prompt.tokens,
                     &self.parameters,
@@ -125,7 +131,8 @@ impl Job {
                         .parameters
                         .max_tokens
                         .unwrap_or_else(|| space.saturating_sub(prompt.tokens.len()).max(1));
-                    let answer = loaded.answering.submit(Request {
+                    places.push(generations.len());
+                    requests.push(Request {
                         id,
                         prompt: prompt.tokens.clone(),
                         continued: self.parameters.continued.clone(),
@@ -138,17 +145,45 @@ impl Job {
                         constraint,
                         priority: self.parameters.priority,
                         owner: self.owner.clone(),
-                    })?;
-                    generation.listen(answer);
+                    });
                 }
                 generations.push(generation);
                 replayed.push(shown);
             }
         }
+        let answers = submit(state, loaded, requests).await?;
+        for (place, answer) in places.into_iter().zip(answers) {
+            generations[place].listen(answer);
+        }
         record.began(generations.len(), &lengths);
         let usage = Usage::of_prompts(lengths.iter().sum(), self.parameters.n);
         Ok(Begun { choices: Choices::new(generations), replayed, usage })
     }
+}
+
+/// A constraint that goes on from an answer's beginning takes all of its tokens first, which can be
+/// seconds: not on the threads that serve connections, and not more at once than there are processors.
+async fn submit(
+    state: &State,
+    loaded: &Loaded,
+    requests: Vec<Request>,
+) -> Result<Vec<Answer>, ApiError> {
+    let replays = |request: &Request| request.constraint.is_some() && !request.continued.is_empty();
+    let long = requests.iter().any(replays);
+    let answering = Arc::clone(&loaded.answering);
+    let submit = move || -> Result<Vec<Answer>, Refusal> {
+        requests.into_iter().map(|request| answering.submit(request)).collect()
+    };
+    if !long {
+        return Ok(submit()?);
+    }
+    let permit = state.worker(0).acquire_owned().await.map_err(|_| ApiError::stopping())?;
+    let submitted = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        submit()
+    });
+    let gone = |_| ApiError::internal("the beginning of the answer could not be taken");
+    Ok(submitted.await.map_err(gone)??)
 }
 
 /// One whole answer.
@@ -169,10 +204,11 @@ pub(crate) async fn wait_for_all(
     mut job: Job,
 ) -> Result<(Vec<Whole>, Usage), ApiError> {
     let loaded = call.loaded.clone();
-    let limit = call.state.settings.request_limit;
+    let state = Arc::clone(&call.state);
+    let limit = state.settings.request_limit;
     let record = call.record()?;
     let deadline = tokio::time::Instant::from_std(record.arrived) + limit;
-    let mut begun = job.begin(&loaded, record)?;
+    let mut begun = job.begin(&state, &loaded, record).await?;
     let mut parts: Vec<Part> = Vec::with_capacity(begun.replayed.len());
     for step in std::mem::take(&mut begun.replayed) {
         record.saw(&step);

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::traces::SpanCounts;
 use crate::engine::Stats;
 
 /// Seconds; vLLM's steps.
@@ -127,7 +128,7 @@ impl Metrics {
     }
 
     /// The whole page.
-    pub fn render(&self, model: &str, stats: &Stats) -> String {
+    pub fn render(&self, model: &str, stats: &Stats, spans: Option<&SpanCounts>) -> String {
         let labels = format!("model_name=\"{}\"", escaped(model));
         let mut page = Page { text: String::with_capacity(16 << 10), labels: &labels };
         page.engine(stats);
@@ -160,6 +161,14 @@ impl Metrics {
         let disconnects = self.disconnects.load(Ordering::Relaxed);
         let help = "clients that left before their answer's end";
         page.counter("fungible:disconnects_total", help, disconnects as f64);
+        if let Some(spans) = spans {
+            for (name, help, count) in [
+                ("fungible:traces_sent_total", "traces that a collector took", &spans.delivered),
+                ("fungible:traces_lost_total", "traces that none took", &spans.lost),
+            ] {
+                page.counter(name, help, count.load(Ordering::Relaxed) as f64);
+            }
+        }
         page.text
     }
 }
@@ -270,7 +279,7 @@ mod tests {
         for value in [0.3, 0.31, 9999.0] {
             metrics.whole.observe(value);
         }
-        let page = metrics.render("a \"b\"", &Stats { running: 3, ..Stats::default() });
+        let page = metrics.render("a \"b\"", &Stats { running: 3, ..Stats::default() }, None);
         let line = |end: &str| {
             let name = "vllm:e2e_request_latency_seconds";
             assert!(page.contains(&format!("{name}{end}\n")), "{end} in\n{page}");

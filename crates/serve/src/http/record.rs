@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::generation::{End, Pace, Step};
 use super::metrics::Metrics;
+use super::parameters::Parameters;
+use super::traces::{Summary, Trace};
 
 /// Stands for "the client left", as nginx has it; never sent.
 const CLIENT_LEFT: u16 = 499;
@@ -35,10 +37,17 @@ pub(crate) struct Record {
     /// Whether it asked the model for an answer.
     answers: usize,
     ended: usize,
+    /// Where somebody collects traces, and wants this one.
+    trace: Option<Trace>,
 }
 
 impl Record {
-    pub fn new(metrics: Arc<Metrics>, path: &'static str, id: String) -> Record {
+    pub fn new(
+        metrics: Arc<Metrics>,
+        path: &'static str,
+        id: String,
+        trace: Option<Trace>,
+    ) -> Record {
         Record {
             metrics,
             path,
@@ -57,6 +66,14 @@ impl Record {
             error: None,
             answers: 0,
             ended: 0,
+            trace,
+        }
+    }
+
+    /// How answers shall be drawn.
+    pub fn asked(&mut self, parameters: &Parameters) {
+        if let Some(trace) = &mut self.trace {
+            trace.asked(parameters);
         }
     }
 
@@ -86,6 +103,9 @@ impl Record {
 
     fn saw_end(&mut self, end: &End) {
         let timing = end.timing;
+        if let Some(trace) = &mut self.trace {
+            trace.saw_end(self.arrived, end);
+        }
         self.ended += 1;
         self.cached_tokens += end.counts.cached;
         self.answer_tokens += end.counts.answer;
@@ -137,10 +157,27 @@ impl Drop for Record {
             );
             return;
         }
+        let trace_id = self.trace.as_ref().map(Trace::id);
+        if let Some(trace) = self.trace.take() {
+            trace.finish(&Summary {
+                path: self.path,
+                id: &self.id,
+                model: &self.model,
+                arrived: self.arrived,
+                status: self.status,
+                error: self.error.as_deref(),
+                prompt_tokens: self.prompt_tokens,
+                cached_tokens: self.cached_tokens,
+                answer_tokens: self.answer_tokens,
+                queued: self.queued,
+                first_token: self.first_token,
+            });
+        }
         tracing::info!(
             target: "fungible::http",
             path = self.path,
             id = self.id,
+            trace_id,
             model = self.model,
             owner = self.owner,
             status,

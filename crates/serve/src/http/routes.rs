@@ -163,7 +163,10 @@ impl Router {
         else {
             return Err(ApiError::not_found(format!("there is nothing at {path}")));
         };
-        let mut record = Record::new(Arc::clone(&state.metrics), route.path, id.to_owned());
+        let tracer = state.tracer.as_ref();
+        let trace = tracer.and_then(|tracer| tracer.begin(request.method(), request.headers()));
+        let metrics = Arc::clone(&state.metrics);
+        let mut record = Record::new(metrics, route.path, id.to_owned(), trace);
         let early = self.early(route, &request);
         if let Some(answered) = early {
             match &answered {
@@ -230,7 +233,9 @@ impl Router {
     fn metrics(&self) -> Response<Body> {
         let page = match self.state.loaded() {
             Some(loaded) => {
-                self.state.metrics.render(loaded.model.name(), &loaded.answering.stats())
+                let spans = self.state.tracer.as_ref().map(|tracer| &*tracer.counts);
+                let stats = loaded.answering.stats();
+                self.state.metrics.render(loaded.model.name(), &stats, spans)
             }
             None => String::new(),
         };

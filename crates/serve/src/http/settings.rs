@@ -5,12 +5,16 @@ use std::time::Duration;
 
 use subtle::{Choice, ConstantTimeEq};
 
+use super::traces::TraceSettings;
+
 /// How the server behaves towards its clients.
 #[derive(Clone, Debug)]
 pub struct ServerSettings {
     /// Without any, everybody may ask.
     pub api_keys: Vec<ApiKey>,
     pub tls: Option<TlsFiles>,
+    /// Who collects a span for each request, if anybody does.
+    pub traces: Option<TraceSettings>,
     /// A longer body is refused with 413.
     pub body_bytes_max: usize,
     /// How long a body may take to arrive.
@@ -46,6 +50,7 @@ impl Default for ServerSettings {
         ServerSettings {
             api_keys: Vec::new(),
             tls: None,
+            traces: None,
             body_bytes_max: 16 << 20,
             body_limit: Duration::from_secs(60),
             request_limit: Duration::from_secs(3600),

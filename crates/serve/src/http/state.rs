@@ -9,6 +9,7 @@ use super::call::Loaded;
 use super::flight::Flights;
 use super::metrics::Metrics;
 use super::settings::ServerSettings;
+use super::traces::Tracer;
 
 const LONG_BODY_BYTES: usize = 256 << 10;
 
@@ -16,6 +17,8 @@ const LONG_BODY_BYTES: usize = 256 << 10;
 pub(crate) struct State {
     pub settings: ServerSettings,
     pub metrics: Arc<Metrics>,
+    /// Where somebody collects traces.
+    pub tracer: Option<Tracer>,
     pub flights: Flights,
     /// One permit for each processor.
     workers: Arc<Semaphore>,
@@ -26,11 +29,12 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub fn new(settings: ServerSettings) -> State {
+    pub fn new(settings: ServerSettings, tracer: Option<Tracer>) -> State {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         State {
             settings,
             metrics: Arc::new(Metrics::new()),
+            tracer,
             flights: Flights::new(),
             workers: Arc::new(Semaphore::new(processors)),
             long_worker: Arc::new(Semaphore::new(1)),

@@ -3,6 +3,7 @@
 //! Every stream is a task of its own with a short queue to its connection. A client that leaves
 //! ends the task, and with it the answers; one that does not read stops its own task only.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Bytes;
@@ -12,11 +13,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::body::{Body, response};
-use super::call::Call;
+use super::call::{Call, Loaded};
 use super::error::ApiError;
 use super::generation::Step;
 use super::job::{Job, took_too_long};
 use super::record::Record;
+use super::state::State;
 use super::usage::Usage;
 
 /// How many pieces may wait for a client before its answers wait for it.
@@ -90,7 +92,8 @@ pub(crate) async fn stream<W: Writer>(
     };
     let limit = call.state.settings.request_limit;
     let loaded = call.loaded.clone();
-    tokio::spawn(async move { task.run(job, &loaded, limit, begun_sender).await });
+    let state = Arc::clone(&call.state);
+    tokio::spawn(async move { task.run(job, &state, &loaded, limit, begun_sender).await });
     begun.await.map_err(|_| ApiError::internal("the stream's task has ended"))??;
     let mut response = response(StatusCode::OK, "text/event-stream", Body::events(receiver));
     let headers = response.headers_mut();
@@ -116,12 +119,13 @@ impl<W: Writer> Task<W> {
     async fn run(
         mut self,
         mut job: Job,
-        loaded: &super::call::Loaded,
+        state: &State,
+        loaded: &Loaded,
         limit: Duration,
         begun_sender: oneshot::Sender<Result<(), ApiError>>,
     ) {
         let deadline = Instant::from_std(self.record.arrived) + limit;
-        let begun = match job.begin(loaded, &mut self.record) {
+        let begun = match job.begin(state, loaded, &mut self.record).await {
             Ok(begun) => begun,
             Err(error) => {
                 self.record.failed(&error.message);

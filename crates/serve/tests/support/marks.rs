@@ -1,6 +1,8 @@
 //! Structured output with marks that are easy to read: `[r]why[/r]` is reasoning,
 //! `[c:name]{"a":1}[/c]` a call. A schema that is not satisfiable is `false`.
 
+use std::sync::{Condvar, Mutex};
+
 use serde_json::Value;
 use serve::engine::Constraint;
 use serve::structure::{Delta, OutputParser, StructureError, StructureSpec, Structures};
@@ -18,6 +20,7 @@ impl Structures for Marks {
                 what: "nothing fits the schema".to_owned(),
                 param: "response_format",
             }),
+            StructureSpec::Regex(pattern) if pattern == WAITS => Ok(Box::new(Waiting)),
             _ => Ok(Box::new(Free)),
         }
     }
@@ -27,6 +30,35 @@ impl Structures for Marks {
     }
 
     fn needs_special_tokens(&self) -> bool {
+        false
+    }
+}
+
+/// The pattern whose constraint takes tokens only when it is let.
+pub const WAITS: &str = "waits";
+
+/// How many such constraints wait, and whether they need not.
+pub static WAITING: (Mutex<(usize, bool)>, Condvar) = (Mutex::new((0, false)), Condvar::new());
+
+struct Waiting;
+
+impl Constraint for Waiting {
+    fn allow(&mut self, _: &mut [u32]) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn advance(&mut self, _: u32) -> Result<(), String> {
+        let (state, changed) = &WAITING;
+        let mut state = state.lock().unwrap();
+        state.0 += 1;
+        changed.notify_all();
+        while !state.1 {
+            state = changed.wait(state).unwrap();
+        }
+        Ok(())
+    }
+
+    fn is_complete(&self) -> bool {
         false
     }
 }

@@ -3,6 +3,7 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses a part")]
 
 pub mod client;
+pub mod log;
 pub mod marks;
 pub mod script;
 

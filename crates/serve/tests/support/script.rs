@@ -121,7 +121,7 @@ impl ScriptedEngine {
 }
 
 impl Answering for ScriptedEngine {
-    fn submit(&self, request: Request) -> Result<Answer, Refusal> {
+    fn submit(&self, mut request: Request) -> Result<Answer, Refusal> {
         let script = self.script.lock().unwrap().clone();
         if let Some(refusal) = script.refusal {
             return Err(refusal);
@@ -135,6 +135,11 @@ impl Answering for ScriptedEngine {
         }
         if tokens >= script.context {
             return Err(Refusal::TooLong { tokens, context: script.context });
+        }
+        if let Some(constraint) = &mut request.constraint {
+            for &token in &request.continued {
+                constraint.advance(token).map_err(Refusal::Continuation)?;
+            }
         }
         let asked = Seen {
             id: request.id.clone(),
