@@ -2,6 +2,7 @@
 //! memory for the cache.
 
 pub mod adapters;
+mod memory;
 pub mod shapes;
 
 use std::sync::Arc;
@@ -154,7 +155,21 @@ pub fn prepare(model: &str, arguments: &EngineArguments) -> Result<Ready, Failur
             })?;
             shapes.with_pages(pages)
         }
-        None => shapes.by_bytes(),
+        None => {
+            let weights = memory::weight_bytes(&files, &options)?;
+            let host = memory::Host::here();
+            let bytes = memory::cache_bytes(arguments.kv_cache_memory, weights, &host)?;
+            if arguments.kv_cache_memory.is_none() && bytes < shapes::CPU_CACHE_BYTES {
+                let (free, most) = (host.available_bytes.unwrap_or(0), console::gibibytes(bytes));
+                progress.clear();
+                console::remark(format!(
+                    "{} of memory are free and the weights take {}, so the KV cache gets at most {most}; --kv-cache-memory decides otherwise",
+                    console::gibibytes(free),
+                    console::gibibytes(weights),
+                ));
+            }
+            shapes.by_bytes(bytes)
+        }
     };
     if let Some(wanted) = device.context.filter(|&wanted| wanted > ladder.context) {
         return Err(Failure::usage(format!(

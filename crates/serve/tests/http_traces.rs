@@ -117,8 +117,7 @@ fn metric(server: &Running, name: &str) -> f64 {
 #[test]
 fn a_request_is_a_span_of_its_senders_trace() {
     let collector = Collector::start(Vec::new());
-    let script = Script { cached_tokens: 3, ..Script::saying("an answer") };
-    let server = start_with(script, collector.settings());
+    let server = start_with(Script::saying("an answer"), collector.settings());
     get(&server, "/health").ok();
     get(&server, "/v1/models").ok();
     let body = json!({"model": MODEL, "messages": [{"role": "user", "content": "a question"}],
@@ -198,7 +197,8 @@ fn a_request_is_a_span_of_its_senders_trace() {
 #[test]
 fn who_sends_no_trace_gets_one_and_who_wants_none_gets_none() {
     let collector = Collector::start(Vec::new());
-    let server = start_with(Script::saying("an answer"), collector.settings());
+    let script = Script { cached_tokens: 3, ..Script::saying("an answer") };
+    let server = start_with(script, collector.settings());
     let body = json!({"model": MODEL, "prompt": "a", "max_tokens": 2}).to_string();
     let unwanted = format!("00-{TRACE}-{PARENT}-00");
     for parent in [unwanted.as_str(), "00-what-is-this"] {
@@ -210,6 +210,7 @@ fn who_sends_no_trace_gets_one_and_who_wants_none_gets_none() {
     assert_ne!(spans[0]["traceId"], json!(TRACE));
     assert_eq!(spans[0]["parentSpanId"], Value::Null);
     assert_eq!(value(&spans[0], "gen_ai.operation.name"), json!("text_completion"));
+    assert_eq!(value(&spans[0], "gen_ai.usage.cache_read.input_tokens"), json!(3));
 }
 
 #[test]

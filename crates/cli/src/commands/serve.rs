@@ -1,5 +1,6 @@
 //! `fungible serve`: a model behind OpenAI's interface, with a chat page.
 
+mod open_files;
 mod target;
 
 use std::net::SocketAddr;
@@ -24,11 +25,12 @@ pub fn run(arguments: &ServeArguments) -> Outcome {
     if arguments.target.compile_only {
         return target::run(&arguments.model, &arguments.engine, &arguments.target);
     }
-    let settings = settings(arguments)?;
+    let mut settings = settings(arguments)?;
     if let Some(traces) = &settings.traces {
         console::remark(format!("traces of requests go to {}", traces.shown()));
     }
     let tool_format = tool_format(arguments)?;
+    settings.connections_max = open_files::make_room(settings.connections_max);
     start_log(arguments.log_json);
     // In a fresh process there is nobody else to restart with what the plugin wants.
     engine::restart_if_needed(&arguments.engine)?;

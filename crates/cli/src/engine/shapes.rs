@@ -14,8 +14,8 @@ use crate::arguments::serve::EngineArguments;
 use crate::console::gibibytes;
 use crate::failure::{Exit, Failure};
 
-/// Of a CPU's memory, what the cache takes if nobody says otherwise.
-const CPU_CACHE_BYTES: u64 = 4 << 30;
+/// Of a CPU's memory, what the cache takes at most if nobody says otherwise.
+pub const CPU_CACHE_BYTES: u64 = 4 << 30;
 
 /// Sequences at once if nobody says otherwise. An accelerator reads its weights at every step, however few
 /// sequences share it; a CPU is busy with a few.
@@ -74,7 +74,7 @@ impl<'a> Shapes<'a> {
             sequences: arguments.max_num_seqs.unwrap_or(sequences),
             page: arguments.block_size,
             pages: None,
-            cache_bytes: arguments.kv_cache_memory.unwrap_or(CPU_CACHE_BYTES),
+            cache_bytes: 0,
             chunk: arguments.max_num_batched_tokens,
             guesses: arguments.num_speculative_tokens,
             looks_ahead: !cpu,
@@ -91,9 +91,10 @@ impl<'a> Shapes<'a> {
         }
     }
 
-    /// With the pages that the bytes of the cache allow.
-    pub fn by_bytes(&self) -> (Ladder, Vec<usize>) {
-        self.blocks(ladder(self.config, &self.choice, self.token_bytes))
+    /// With the pages that so many bytes of the cache allow.
+    pub fn by_bytes(&self, cache_bytes: u64) -> (Ladder, Vec<usize>) {
+        let choice = LadderChoice { cache_bytes, ..self.choice.clone() };
+        self.blocks(ladder(self.config, &choice, self.token_bytes))
     }
 
     /// With so many pages.

@@ -53,6 +53,8 @@ pub(crate) struct Trace {
     method: Method,
     begun: SystemTime,
     asked: Vec<(&'static str, Attribute)>,
+    /// Answers to each prompt.
+    n: usize,
     parts: Vec<Part>,
     finishes: Vec<&'static str>,
     ended: usize,
@@ -91,6 +93,7 @@ impl Tracer {
             method: method.clone(),
             begun: SystemTime::now(),
             asked: Vec::new(),
+            n: 1,
             parts: Vec::new(),
             finishes: Vec::new(),
             ended: 0,
@@ -117,6 +120,7 @@ impl Trace {
         let sampling = &parameters.sampling;
         let number = |value: usize| Attribute::Number(value as u64);
         let decimal = |value: f32| Attribute::Decimal(f64::from(value));
+        self.n = parameters.n;
         self.asked = vec![
             ("gen_ai.request.n", number(parameters.n)),
             ("gen_ai.request.choice.count", number(parameters.n)),
@@ -185,10 +189,14 @@ impl Trace {
             attributes.extend([
                 ("gen_ai.usage.completion_tokens", number(summary.answer_tokens)),
                 ("gen_ai.usage.output_tokens", number(summary.answer_tokens)),
-                ("gen_ai.usage.cache_read.input_tokens", number(summary.cached_tokens)),
                 ("gen_ai.usage.num_sequences", number(self.ended)),
                 ("gen_ai.response.finish_reasons", Attribute::Texts(finishes)),
             ]);
+        }
+        // Further answers to a prompt find all of it, which is no news.
+        if self.ended > 0 && self.n == 1 {
+            let cached = number(summary.cached_tokens);
+            attributes.push(("gen_ai.usage.cache_read.input_tokens", cached));
         }
         let inference = self.prefill.zip(self.decode).map(|(prefill, decode)| prefill + decode);
         let times = [

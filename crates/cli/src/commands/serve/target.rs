@@ -18,7 +18,7 @@ use crate::arguments::serve::{EngineArguments, Quantization, TargetArguments};
 use crate::commands::compile::mesh_for;
 use crate::console::{self, BOLD, Progress, duration, gibibytes, remark, styled};
 use crate::engine::adapters;
-use crate::engine::shapes::{Shapes, usable_bytes};
+use crate::engine::shapes::{CPU_CACHE_BYTES, Shapes, usable_bytes};
 use crate::failure::{Failure, Outcome};
 use crate::{model, open};
 
@@ -86,7 +86,8 @@ pub fn run(model: &str, arguments: &EngineArguments, wanted: &TargetArguments) -
     let (ladder, blocks) = match kind {
         // A machine's memory is not its compiler's to say; the cache has a size by rule.
         PluginKind::Cpu => {
-            let (ladder, blocks) = shapes.by_bytes();
+            let (ladder, blocks) =
+                shapes.by_bytes(arguments.kv_cache_memory.unwrap_or(CPU_CACHE_BYTES));
             compiling.compile(&keys(&ladder, &blocks))?;
             (ladder, blocks)
         }

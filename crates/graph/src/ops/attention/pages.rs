@@ -35,6 +35,8 @@ pub(super) fn by_pages<'g>(
             let gather = |pool| gather_pages(pool, table).convert(o.query.dtype());
             let segments = segments.map(|of| of.dynamic_slice("kv_seq", first, block));
             let (key, value) = (gather(o.key), gather(o.value));
+            let place = ops::iota(graph, DType::S32, "kv_seq", block) + first;
+            let value = without_strangers(attention, o, value, place, Some(keys));
             let tile = Tile::of_block(o, (first, keys), key, value, segments);
             let next = advance(attention, &tile, &state[1..]);
             std::iter::once(state[0] + 1.0).chain(next).collect()
@@ -46,6 +48,26 @@ pub(super) fn by_pages<'g>(
 /// `[pages, page, kv_heads, head_dim]` into `[batch, kv_seq, kv_heads, head_dim]`.
 pub(super) fn gather_pages<'g>(pool: Tensor<'g>, block_table: Tensor<'g>) -> Tensor<'g> {
     pool.take("pages", block_table).merge(&["blocks", "page"], "kv_seq")
+}
+
+/// Values with zeros where no query of a sequence looks. What stands there may be another sequence's,
+/// and a weight of zero does not make nothing of a NaN. `place` has the values' numbers, `[kv_seq]`; from
+/// `padding_from` on they are nobody's, if there are such.
+pub(super) fn without_strangers<'g>(
+    attention: &AttentionOperation,
+    o: &Operands<Tensor<'g>>,
+    value: Tensor<'g>,
+    place: Tensor<'g>,
+    padding_from: Option<usize>,
+) -> Tensor<'g> {
+    let graph = value.graph();
+    let padding = padding_from.map(|end| ops::constant(graph, DType::S32, end as f64));
+    let by_position = o.positions.filter(|_| attention.causal).map(|of| of.max(&["seq"]) + 1.0);
+    let ends = [padding, o.lengths, by_position].into_iter().flatten();
+    match ends.map(|end| place.less(end)).reduce(Tensor::and) {
+        Some(own) => own.select(value, ops::constant(graph, value.dtype(), 0.0)),
+        None => value,
+    }
 }
 
 /// The number behind the last key that any query sees, where it is known; negative if none sees any.

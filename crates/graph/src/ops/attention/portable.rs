@@ -4,7 +4,7 @@
 //! that lie in pages are [`super::pages`].
 
 use super::heads::Heads;
-use super::pages::{by_pages, gather_pages};
+use super::pages::{by_pages, gather_pages, without_strangers};
 use super::tile::{LEAST, Scores, Tile, causal_tiles, row_axes};
 use super::{AttentionOperation, Operands};
 use crate::graph::Tensor;
@@ -53,7 +53,11 @@ fn by_rows<'g>(
             match pages >= table.size("blocks") {
                 true => {
                     let gather = |pool| gather_pages(pool, table).convert(o.query.dtype());
-                    let o = Operands { key: gather(o.key), value: gather(o.value), ..o };
+                    let (key, value) = (gather(o.key), gather(o.value));
+                    let place =
+                        ops::iota(o.query.graph(), DType::S32, "kv_seq", key.size("kv_seq"));
+                    let value = without_strangers(attention, &o, value, place, None);
+                    let o = Operands { key, value, ..o };
                     at_once(attention, &o, &Tile::whole(&o))
                 }
                 false => by_pages(attention, &o, table, pages),
