@@ -153,7 +153,7 @@ fn adapters_come_and_go_while_the_base_is_served() {
         }
     };
     let message = error["message"].as_str().unwrap();
-    assert!(message.contains("made for another base") && message.contains("[4, 36]"), "{error}");
+    assert!(message.contains("made for another base") && message.contains("[4, 96]"), "{error}");
     let error = server.load("third", "/nowhere/at/all").error(400);
     assert!(error["message"].as_str().unwrap().contains("could not be read"), "{error}");
     assert_eq!(server.load("first", own).status, 200);
