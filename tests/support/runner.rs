@@ -11,7 +11,7 @@ pub fn run_all(tests: Vec<Test<'_>>) -> ! {
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
     if std::env::args().any(|argument| argument == "--list") {
         tests.iter().for_each(|(name, _)| println!("{name}: test"));
-        std::process::exit(0);
+        runtime::end_process(0);
     }
     let (mut passed, mut failed) = (0, 0);
     for (name, test) in &tests {
@@ -27,5 +27,5 @@ pub fn run_all(tests: Vec<Test<'_>>) -> ! {
     println!(
         "\ntest result: {verdict}. {passed} passed; {failed} failed; 0 ignored; 0 measured; {left_out} filtered out\n"
     );
-    std::process::exit(i32::from(failed > 0));
+    runtime::end_process(i32::from(failed > 0));
 }

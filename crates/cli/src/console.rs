@@ -87,7 +87,7 @@ pub fn styled_line(text: impl Display) {
 fn end_unless_written(written: io::Result<()>) {
     let Err(source) = written else { return };
     if source.kind() == ErrorKind::BrokenPipe {
-        pjrt::end_process(0);
+        runtime::end_process(0);
     }
     let why = match source.kind() {
         ErrorKind::StorageFull => {
@@ -96,7 +96,7 @@ fn end_unless_written(written: io::Result<()>) {
         _ => format!("{source}; send it elsewhere"),
     };
     error(&format!("cannot write the output: {why}"));
-    pjrt::end_process(Exit::Failure as i32);
+    runtime::end_process(Exit::Failure as i32);
 }
 
 /// A line beside the results, on standard error. Where nobody reads it, it is lost.

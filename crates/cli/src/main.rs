@@ -46,5 +46,5 @@ fn main() {
         }
     };
     // Work may still be on its way to a device: what the command that failed did not wait for.
-    pjrt::end_process(code.into())
+    runtime::end_process(code.into())
 }

@@ -173,7 +173,7 @@ pub fn become_command(mut command: Command) -> Result<(), Failure> {
     #[cfg(not(unix))]
     {
         let status = command.status()?;
-        pjrt::end_process(status.code().unwrap_or(1));
+        runtime::end_process(status.code().unwrap_or(1));
     }
 }
 

@@ -38,4 +38,5 @@ pub use error::{Error, Result};
 pub use executable::{Argument, Executable, Run};
 pub use folders::CacheFolder;
 pub use mesh::{DeviceMesh, parse_mesh};
+pub use pjrt::end_process;
 pub use targets::Target;

@@ -43,7 +43,7 @@ fn main() {
     };
     if let Some(mut again) = restart_with(&required_environment(&location, DEVICES)) {
         let status = again.status().unwrap();
-        std::process::exit(status.code().unwrap_or(1));
+        runtime::end_process(status.code().unwrap_or(1));
     }
     let open = |folder: &Folder, devices: usize| {
         let discovery = Discovery::new(folder.cache()).with_plugin(PluginKind::Cpu, &location.path);

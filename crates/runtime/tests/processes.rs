@@ -31,7 +31,7 @@ fn main() {
         std::thread::spawn(|| {
             std::thread::sleep(HANGS);
             println!("it hangs");
-            std::process::exit(9);
+            runtime::end_process(9);
         });
         match play(&role) {
             Ok(said) => println!("{said}"),

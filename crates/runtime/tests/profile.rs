@@ -25,7 +25,7 @@ fn main() {
     environment.extend(compile_only_environment(&location));
     if let Some(mut again) = restart_with(&environment) {
         let status = again.status().unwrap();
-        std::process::exit(status.code().unwrap_or(1));
+        runtime::end_process(status.code().unwrap_or(1));
     }
     let folder = Folder::new("profile");
     let compiler = Compiler::new(folder.cache()).unwrap();

@@ -36,7 +36,7 @@ fn main() {
     }
     if let Some(mut again) = restart_with(&environment) {
         let status = again.status().unwrap();
-        std::process::exit(status.code().unwrap_or(1));
+        runtime::end_process(status.code().unwrap_or(1));
     }
     let folder = Folder::new("targets");
     let compiler = Compiler::new(folder.cache()).unwrap();

@@ -49,7 +49,7 @@ fn misbehave(how: &str) {
             eprintln!("check failed: the impossible happened");
             std::process::abort();
         }
-        "exit" => std::process::exit(3),
+        "exit" => runtime::end_process(3),
         "hang" => hang(),
         // The worker itself goes on, with no place for its outcome.
         "lose-folder" => std::fs::remove_dir_all(result_path().parent().unwrap()).unwrap(),

@@ -32,7 +32,7 @@ fn main() {
     let Some(location) = shared::cpu_plugin("spmd (all tests of this file)") else { return };
     if let Some(mut again) = restart_with(&required_environment(&location, DEVICES)) {
         let status = again.status().unwrap();
-        std::process::exit(status.code().unwrap_or(1));
+        runtime::end_process(status.code().unwrap_or(1));
     }
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fungible");
     let discovery =

@@ -44,7 +44,7 @@ fn main() {
     let Some(location) = location else { programs::run_all(without_devices()) };
     if let Some(mut again) = restart_with(&required_environment(&location, DEVICES)) {
         let status = again.status().unwrap();
-        std::process::exit(status.code().unwrap_or(1));
+        runtime::end_process(status.code().unwrap_or(1));
     }
     let folder = Folder::new("checkpoint");
     let discovery = Discovery::new(folder.cache()).with_plugin(PluginKind::Cpu, &location.path);

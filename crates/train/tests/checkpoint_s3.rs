@@ -60,7 +60,7 @@ fn main() {
         .env("AWS_REGION", "us-east-1");
     let status = tests.status().unwrap();
     drop(server);
-    std::process::exit(status.code().unwrap_or(1));
+    runtime::end_process(status.code().unwrap_or(1));
 }
 
 struct Server {

@@ -37,7 +37,7 @@ fn main() {
     let Some(location) = shared::cpu_plugin("parallel (all tests of this file)") else { return };
     if let Some(mut again) = restart_with(&required_environment(&location, DEVICES)) {
         let status = again.status().unwrap();
-        std::process::exit(status.code().unwrap_or(1));
+        runtime::end_process(status.code().unwrap_or(1));
     }
     let runtime = support::open(&location, DEVICES);
     shared::run_all(vec![

@@ -48,7 +48,7 @@ fn main() {
     environment.extend(compile_only_environment(&location));
     if let Some(mut again) = restart_with(&environment) {
         let status = again.status().unwrap();
-        std::process::exit(status.code().unwrap_or(1));
+        runtime::end_process(status.code().unwrap_or(1));
     }
     shared::run_all(vec![
         ("fsdp_holds_parts", Box::new(|| holds_parts(&location, "fsdp=16"))),

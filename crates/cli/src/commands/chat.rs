@@ -91,7 +91,7 @@ fn stop_flag() -> Result<Arc<AtomicBool>, Failure> {
     ctrlc::set_handler(move || {
         // A second Ctrl-C before the first took effect ends the program.
         if handler.swap(true, Ordering::SeqCst) {
-            pjrt::end_process(Exit::Interrupted as i32);
+            runtime::end_process(Exit::Interrupted as i32);
         }
     })?;
     Ok(flag)

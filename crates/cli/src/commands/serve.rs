@@ -55,7 +55,7 @@ pub fn run(arguments: &ServeArguments) -> Outcome {
             loaded = loading => loaded.map_err(|error| Failure::new(Exit::Failure, error.to_string()))??,
             _ = asked.wait_for(|&stop| stop) => {
                 console::remark("stopped before the model was ready");
-                pjrt::end_process(Exit::Interrupted as i32);
+                runtime::end_process(Exit::Interrupted as i32);
             }
         };
         let cut_off = tokio::select! {
@@ -228,7 +228,7 @@ fn start_log(json: bool) {
 fn on_signal(stop: watch::Sender<bool>) -> Outcome {
     ctrlc::set_handler(move || {
         if stop.send_replace(true) {
-            pjrt::end_process(Exit::Interrupted as i32);
+            runtime::end_process(Exit::Interrupted as i32);
         }
         console::remark("stopping: answers under way are finished first");
     })?;

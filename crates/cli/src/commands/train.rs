@@ -130,7 +130,7 @@ fn join(arguments: &TrainArguments, config: &Config, place: &Place) -> Result<Pr
     group.on_failure(|error| {
         // The main thread may be waiting for a device that waits for a process that is gone.
         console::error(&Failure::from(error.clone()).to_string());
-        pjrt::end_process(Exit::Failure as i32);
+        runtime::end_process(Exit::Failure as i32);
     });
     let own = config.to_toml();
     let all = group.all_gather("train/config", own.as_bytes(), AGREEMENT)?;

@@ -24,11 +24,7 @@ pub fn next(tokens: &[u32]) -> u32 {
 
 /// The answer to a prompt.
 pub fn answer(prompt: &[u32], count: usize) -> Vec<u32> {
-    let mut tokens = prompt.to_vec();
-    for _ in 0..count {
-        tokens.push(next(&tokens));
-    }
-    tokens.split_off(prompt.len())
+    answer_with(0, prompt, count)
 }
 
 /// The answer with an adapter.

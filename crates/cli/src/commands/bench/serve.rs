@@ -150,7 +150,7 @@ fn on_signal(progress: Arc<console::Progress>) -> Result<Arc<AtomicBool>, Failur
     let asked = stop.clone();
     ctrlc::set_handler(move || {
         if asked.swap(true, Ordering::Relaxed) {
-            pjrt::end_process(Exit::Interrupted as i32);
+            runtime::end_process(Exit::Interrupted as i32);
         }
         progress.clear();
         console::remark("stopping, with what was measured so far (once more ends at once)");

@@ -40,7 +40,7 @@ impl Stop {
             // Held until the process has ended, so that no first step begins meanwhile.
             let phase = lock(&phase);
             if asked.swap(true, Ordering::Relaxed) {
-                pjrt::end_process(Exit::Interrupted as i32);
+                runtime::end_process(Exit::Interrupted as i32);
             }
             match *phase {
                 // At once: compiling, or reading what there is, may take longer than one who wants
@@ -48,12 +48,12 @@ impl Stop {
                 Phase::Alone => {
                     progress.clear();
                     console::remark(BEFORE_THE_FIRST_STEP);
-                    pjrt::end_process(Exit::Stopped as i32);
+                    runtime::end_process(Exit::Stopped as i32);
                 }
                 Phase::Ended => {
                     progress.clear();
                     console::remark(AFTER_THE_LAST_STEP);
-                    pjrt::end_process(Exit::Stopped as i32);
+                    runtime::end_process(Exit::Stopped as i32);
                 }
                 Phase::Together => console::remark(
                     "stopping before the first step, with the other processes (once more ends at once)",
