@@ -46,6 +46,8 @@ impl Endpoint {
 #[derive(Clone, Debug)]
 pub(super) struct Client {
     http: reqwest::Client,
+    /// Connects anew for each request.
+    fresh: reqwest::Client,
     /// With a slash at its end.
     base: Url,
     endpoint: Endpoint,
@@ -61,16 +63,18 @@ impl Client {
         // The cryptography is chosen per process. Whoever chose before us is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let timeout = Duration::try_from_secs_f64(target.timeout_seconds).unwrap_or(Duration::MAX);
-        let mut http = reqwest::Client::builder().timeout(timeout);
-        // A proxy of the environment is for the way out, and would be measured too.
         let host = base.host_str().unwrap_or_default();
-        if host == "localhost" || host.starts_with("127.") || host == "[::1]" {
-            http = http.no_proxy();
-        }
-        let http = http.build().map_err(|error| LoadError::Prepare(error.into()))?;
+        let is_here = host == "localhost" || host.starts_with("127.") || host == "[::1]";
+        let client = |idle: usize| {
+            let client = reqwest::Client::builder().timeout(timeout).pool_max_idle_per_host(idle);
+            // A proxy of the environment is for the way out, and would be measured too.
+            let client = if is_here { client.no_proxy() } else { client };
+            client.build().map_err(|error| LoadError::Prepare(error.into()))
+        };
+        let (http, fresh) = (client(usize::MAX)?, client(0)?);
         let (endpoint, api_key) = (target.endpoint, target.api_key.clone());
         let model = target.model.clone().unwrap_or_default();
-        Ok(Client { http, base, endpoint, api_key, model })
+        Ok(Client { http, fresh, base, endpoint, api_key, model })
     }
 
     pub(super) fn url(&self) -> &str {
@@ -182,7 +186,7 @@ impl Client {
         let request = request.header("content-type", "application/json").body(body);
         let request = self.with_key(request);
         let mut reading = Reading::new(origin, tokens);
-        let failure = reading.run(request).await.err();
+        let failure = reading.run(request, &self.fresh).await.err();
         reading.finish(failure)
     }
 }
@@ -205,8 +209,12 @@ impl Reading<'_> {
         Reading { origin, tokens, record, usage: None, chunks: 0, told: 0, ended: false }
     }
 
-    async fn run(&mut self, request: RequestBuilder) -> Result<(), String> {
-        let mut response = begin(request).await.map_err(|error| because(&error))?;
+    async fn run(
+        &mut self,
+        request: RequestBuilder,
+        fresh: &reqwest::Client,
+    ) -> Result<(), String> {
+        let mut response = begin(request, fresh).await.map_err(|error| because(&error))?;
         if !response.status().is_success() {
             return Err(refusal(response).await);
         }
@@ -267,15 +275,17 @@ impl Reading<'_> {
     }
 }
 
-/// Sends a request, once more if the connection ends before an answer begins: a server may close one that
-/// was kept open just when it is used again, as llama.cpp's does. The time that this takes counts.
-async fn begin(request: RequestBuilder) -> reqwest::Result<Response> {
+/// Sends a request; over a new connection if the first ends before an answer begins: a server may close one
+/// that was kept open just when it is used again, as llama.cpp's does. The time that this takes counts.
+async fn begin(request: RequestBuilder, fresh: &reqwest::Client) -> reqwest::Result<Response> {
+    let (http, request) = request.build_split();
+    let request = request?;
     let again = request.try_clone();
-    match (request.send().await, again) {
+    match (http.execute(request).await, again) {
         (Err(error), Some(again))
             if error.is_request() && !error.is_connect() && !error.is_timeout() =>
         {
-            again.send().await
+            fresh.execute(again).await
         }
         (result, _) => result,
     }
