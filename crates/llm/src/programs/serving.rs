@@ -52,7 +52,8 @@ pub struct EmbedShape {
 ///
 /// Data: `rows` `[batch, columns]` s32 ([`RowLayout`]); `mask` `[batch, words]` u32, the bits of tokens
 /// that may come; `bias_ids` and `bias_values` `[batch, BIAS_MAX]` (ids beyond the vocabulary are
-/// unused); `last` `[slot]` s32; `counts` `[slot, vocab]` s32. Results: what was drawn
+/// unused); `last` `[slot]` s32; `counts` `[slot, word]` s32, whole on every device: writing to what is split
+/// over them would move all of it. Results: what was drawn
 /// ([`result_words`]) `[batch, width or 1, words]` s32, `last`, `counts`, the cache.
 ///
 /// # Errors
@@ -73,7 +74,7 @@ pub fn step(
         ("bias_ids", Shape::new(DType::S32, &[own, ("bias", BIAS_MAX)])),
         ("bias_values", Shape::new(DType::F32, &[own, ("bias", BIAS_MAX)])),
         ("last", Shape::new(DType::S32, &[("slot", slots)])),
-        ("counts", Shape::new(DType::S32, &[("slot", slots), ("vocab", vocab)])),
+        ("counts", Shape::new(DType::S32, &[("slot", slots), ("word", vocab)])),
     ];
     let tracing = Tracing::new(&graph, config, options, &data, CacheKind::Pages(shape.pages));
     let [rows, mask, bias_ids, bias_values, last_before, counts_before] = tracing.data[..] else {
@@ -222,13 +223,13 @@ fn count<'g>(
     weight: Tensor<'g>,
     counted: Tensor<'g>,
 ) -> Tensor<'g> {
-    let (slots, vocab) = (counts.size("slot"), counts.size("vocab"));
+    let (slots, vocab) = (counts.size("slot"), counts.size("word"));
     let beyond = ops::constant(counts.graph(), DType::S32, (slots * vocab) as f64);
     let cell = (slot * vocab as f64 + tokens).transpose(&["batch", "seq"]);
     let cell = counted.select(cell, beyond);
-    let flat = counts.merge(&["slot", "vocab"], "cell");
+    let flat = counts.merge(&["slot", "word"], "cell");
     let flat = flat.scatter("cell", cell, weight, ops::Combine::Add);
-    flat.split("cell", &[("slot", slots), ("vocab", vocab)])
+    flat.split("cell", &[("slot", slots), ("word", vocab)])
 }
 
 /// Sequences and their tokens as one axis.
