@@ -479,6 +479,9 @@ pub struct ProfileArguments {
     /// Type of weights, activations and cache
     #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
     pub dtype: Dtype,
+    /// How matrices are held, as in `serve`
+    #[arg(long, value_enum, default_value_t = serve::Quantization::Auto)]
+    pub quantization: serve::Quantization,
     /// Leave attention out, which gives a wrong program, to see what all the rest costs
     #[arg(long)]
     pub without_attention: bool,

@@ -8,12 +8,12 @@ pub mod shapes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use graph::DType;
-use llm::ModelFiles;
+use graph::{DType, QuantizedKernel};
 use llm::engine::{Engine, EngineError};
 use llm::models::{Layers, LoraSlots};
 use llm::programs::ProgramOptions;
 use llm::weights::Quantization as Held;
+use llm::{Checkpoint, ModelFiles};
 use pjrt::Value;
 use runtime::{CompileChoices, PluginKind, Runtime, RuntimeOptions};
 use serve::engine::{Compilation, Device, EngineSettings, Key, Policy, Programs, for_each_key};
@@ -79,14 +79,44 @@ pub fn register(plugin: &pjrt::Plugin) -> Result<(), String> {
     Ok(())
 }
 
-impl From<Quantization> for Held {
-    fn from(quantization: Quantization) -> Held {
-        match quantization {
-            Quantization::Auto => Held::AsStored,
-            Quantization::None => Held::None,
-            Quantization::Q8 => Held::Q8,
-            Quantization::Q4 => Held::Q4,
+/// Has matrices held as it was asked for: as the CPU's native functions read them where those are at
+/// hand, in int8 on TPUs and GPUs.
+pub fn hold(
+    options: &mut ProgramOptions,
+    quantization: Quantization,
+    kind: PluginKind,
+    checkpoint: Option<&Checkpoint>,
+) -> Result<(), Failure> {
+    let held = match quantization {
+        Quantization::Auto => Held::AsStored,
+        Quantization::None => Held::None,
+        Quantization::Q8 => Held::Q8,
+        Quantization::Q4 => Held::Q4,
+        Quantization::Int8 | Quantization::W8a8 if kind == PluginKind::Cpu => {
+            return Err(Failure::usage(
+                "--quantization int8 and w8a8 are for TPUs and GPUs; on a CPU q8 is the quick way to 8 bits",
+            ));
         }
+        Quantization::Int8 | Quantization::W8a8 => {
+            options.held = Some(DType::S8);
+            options.kernels.quantized = match quantization {
+                Quantization::W8a8 => QuantizedKernel::Rounded,
+                _ => QuantizedKernel::Widened,
+            };
+            return Ok(());
+        }
+    };
+    if let Some(checkpoint) = checkpoint {
+        options.kernels.native = true;
+        let packings = checkpoint.packings(held).map_err(EngineError::from)?;
+        options.panels = Some(Arc::new(packings));
+        return Ok(());
+    }
+    match quantization {
+        Quantization::Auto => Ok(()),
+        _ => Err(Failure::usage(
+            "--quantization none, q8 and q4 are for serving in f32 on one CPU device; leave it out here, or take int8 on a TPU or GPU",
+        )),
     }
 }
 
@@ -126,16 +156,8 @@ pub fn prepare(model: &str, arguments: &EngineArguments) -> Result<Ready, Failur
     }
     options.kv_dtype = arguments.kv_cache_dtype.map(DType::from);
     let in_panels = native && options.dtype == DType::F32 && options.layers == Layers::Unrolled;
-    if in_panels {
-        options.kernels.native = true;
-        let held = arguments.quantization.into();
-        let packings = files.checkpoint.packings(held).map_err(llm::engine::EngineError::from)?;
-        options.panels = Some(Arc::new(packings));
-    } else if arguments.quantization != Quantization::Auto {
-        return Err(Failure::usage(
-            "--quantization is for serving in f32 on one CPU device; leave it out here",
-        ));
-    }
+    let checkpoint = in_panels.then_some(&*files.checkpoint);
+    hold(&mut options, arguments.quantization, place.kind, checkpoint)?;
     let own = files.config.max_position_embeddings;
     if let Some(wanted) = device.context.filter(|&wanted| wanted > own) {
         return Err(Failure::usage(format!(

@@ -63,6 +63,21 @@ impl VocabularyBlocks {
         VocabularyBlocks { size: usize::MAX, scanned: false, logits_max: usize::MAX };
 }
 
+/// What a matrix in int8 is multiplied with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum QuantizedKernel {
+    /// The left side as it is; the matrix is widened to its type once the left side is there. A compiler
+    /// that sees all layers at once may otherwise widen all matrices of a model at its start (XLA's for
+    /// the CPU does).
+    Barred,
+    /// The same, and the compiler joins the widening with what brings the matrix. In a loop over layers
+    /// that is its slice of a stack, which behind a barrier is copied first.
+    Widened,
+    /// The left side rounded to int8 as well, with a scale for each of its rows: some chips multiply
+    /// int8 twice as fast as bf16.
+    Rounded,
+}
+
 /// The lowerings for one target. Kernels for TPU (Mosaic), GPU (Triton) and CPU (native) join
 /// here as further variants; each is text or a custom call, so nothing else changes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -76,6 +91,10 @@ pub struct Kernels {
     /// Whether operations that have a native function call it: on the CPU, on one device, with a plugin
     /// with which the functions are registered.
     pub native: bool,
+    pub quantized: QuantizedKernel,
+    /// Whether `top_k` finds one element after the other, each in a pass over all, instead of calling on
+    /// the compiler: some sort everything for it, which takes longer, and far longer to compile.
+    pub top_k_by_passes: bool,
 }
 
 impl Kernels {
@@ -87,7 +106,8 @@ impl Kernels {
             attention: AttentionKernel::ByHead(attention.blocks()),
             vocabulary: VocabularyBlocks { logits_max: 11 << 20, ..vocabulary },
             empty_stacks: true,
-            native: false,
+            top_k_by_passes: true,
+            ..Kernels::default()
         }
     }
 }
@@ -99,6 +119,8 @@ impl Default for Kernels {
             vocabulary: VocabularyBlocks { size: 16_384, scanned: true, logits_max: usize::MAX },
             empty_stacks: false,
             native: false,
+            quantized: QuantizedKernel::Barred,
+            top_k_by_passes: false,
         }
     }
 }

@@ -34,7 +34,7 @@ pub use emit::EmitOptions;
 pub use error::{ShapeError, TraceError};
 pub use evaluate::Evaluator;
 pub use graph::{Function, Graph, NamedResult, Tensor, output};
-pub use kernels::{AttentionKernel, Blocks, Kernels, VocabularyBlocks};
+pub use kernels::{AttentionKernel, Blocks, Kernels, QuantizedKernel, VocabularyBlocks};
 pub use literal::Literal;
 pub use operation::{Build, Fill, Sample};
 pub use program::{Input, Output, Program};

@@ -37,7 +37,7 @@ pub struct ProgramOptions {
     /// The type of a cache in pages, where that is another.
     pub kv_dtype: Option<DType>,
     /// What weights are held in where that is another type than they are computed with, as in
-    /// training.
+    /// training; see [`Parameters::stored_as`](crate::models::Parameters::stored_as) for s8.
     pub held: Option<DType>,
     /// Adapters beside the weights.
     pub lora: Option<Lora>,
@@ -71,6 +71,8 @@ impl ProgramOptions {
         };
         // Written out, its blocks of the vocabulary need no copies of the head.
         kernels.vocabulary.scanned = kind != PluginKind::Cpu;
+        // The CPU's compiler has a quick function for it.
+        kernels.top_k_by_passes = kind != PluginKind::Cpu;
         ProgramOptions {
             dtype,
             kv_dtype: None,
@@ -123,7 +125,9 @@ impl<'a, 'g> Tracing<'a, 'g> {
         data: &[(&str, Shape)],
         cache: CacheKind,
     ) -> Tracing<'a, 'g> {
-        let joins = options.joins && options.mesh.devices() == 1;
+        // Matrices in int8 have scales beside them, which what is joined has no place for.
+        let whole = options.held != Some(DType::S8);
+        let joins = options.joins && options.mesh.devices() == 1 && whole;
         let decoder = Decoder::new(graph, config, options.layers, options.dtype, joins)
             .holding(options.held, options.lora.clone());
         let decoder = match decoder.layers {

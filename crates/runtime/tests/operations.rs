@@ -8,7 +8,8 @@ mod support;
 use std::path::PathBuf;
 
 use graph::{
-    AttentionKernel, Blocks, DType, EmitOptions, Evaluator, Function, Kernels, Literal, Sample, ops,
+    AttentionKernel, Blocks, DType, EmitOptions, Evaluator, Function, Kernels, Literal,
+    QuantizedKernel, Sample, ops,
 };
 use runtime::{Array, CompileChoices, Discovery, PluginKind, Runtime, RuntimeOptions};
 use support::{Folder, shared};
@@ -22,6 +23,22 @@ const ATTENTIONS: [AttentionKernel; 4] = [
     AttentionKernel::ByHead(Blocks::of(2)),
     AttentionKernel::ByHead(Blocks::WHOLE),
 ];
+
+/// The default lowerings, then the others that a sample's operation has.
+fn lowerings(sample: &Sample) -> Vec<Kernels> {
+    let mut all = vec![Kernels::default()];
+    if sample.name.starts_with("attention") {
+        all.extend(ATTENTIONS.map(|attention| Kernels { attention, ..Kernels::default() }));
+    }
+    if sample.name.starts_with("quantized_dot") {
+        let others = [QuantizedKernel::Widened, QuantizedKernel::Rounded];
+        all.extend(others.map(|quantized| Kernels { quantized, ..Kernels::default() }));
+    }
+    if sample.name.starts_with("top_k") {
+        all.push(Kernels { top_k_by_passes: true, ..Kernels::default() });
+    }
+    all
+}
 
 #[test]
 fn every_sample_gives_what_the_reference_says() {
@@ -39,7 +56,6 @@ fn run(plugin: PathBuf) -> Vec<String> {
     let discovery = Discovery::new(folder.cache()).with_plugin(PluginKind::Cpu, &plugin);
     let runtime = Runtime::open(&discovery, &RuntimeOptions::new(PluginKind::Cpu)).unwrap();
     let correct = || ops::samples().into_iter().filter(|sample| sample.error.is_none());
-    let is_attention = |sample: &Sample| sample.name.starts_with("attention");
     let (mut ran, mut differentiable, mut failures) = (0, 0, Vec::new());
     for sample in correct() {
         let function = sample.trace().unwrap_or_else(|error| panic!("{}: {error}", sample.name));
@@ -48,27 +64,27 @@ fn run(plugin: PathBuf) -> Vec<String> {
         let gradients = gradients.filter(|(_, variables)| !variables.is_empty());
         differentiable += usize::from(gradients.is_some());
         let functions = [("", Some(function)), ("gradients of ", gradients.map(|(f, _)| f))];
-        let further: &[AttentionKernel] = if is_attention(&sample) { &ATTENTIONS } else { &[] };
-        let default = Kernels::default().attention;
-        for attention in std::iter::once(default).chain(further.iter().copied()) {
+        for kernels in lowerings(&sample) {
             ran += 1;
             for (what, function) in &functions {
                 let Some(function) = function else { continue };
                 let operands = sample.arguments();
                 let given = (&operands[..], &operands[..]);
-                if let Err(failure) = compare(&runtime, (sample.name, function), given, attention) {
+                if let Err(failure) = compare(&runtime, (sample.name, function), given, &kernels) {
                     let plugin = plugin.display();
                     let name = sample.name;
-                    failures.push(format!("{what}{name}, {attention:?}, {plugin}: {failure}"));
+                    failures.push(format!("{what}{name}, {kernels:?}, {plugin}: {failure}"));
                 }
             }
         }
     }
     // Nothing dropped out on the way.
-    let attentions = correct().filter(is_attention).count();
-    assert!(attentions >= 4);
+    let those = |name: &str| correct().filter(|sample| sample.name.starts_with(name)).count();
+    let (attentions, quantized, tops) =
+        (those("attention"), those("quantized_dot"), those("top_k"));
+    assert!(attentions >= 4 && quantized >= 2 && tops >= 2);
     assert!(differentiable >= 40, "only {differentiable} samples were differentiated");
-    assert_eq!(ran, correct().count() + attentions * ATTENTIONS.len());
+    assert_eq!(ran, correct().count() + attentions * ATTENTIONS.len() + 2 * quantized + tops);
     failures
 }
 
@@ -109,7 +125,8 @@ fn what_nobody_sees_in_a_page_is_in_no_result() {
     }
     assert!(left > 0);
     for attention in std::iter::once(Kernels::default().attention).chain(ATTENTIONS) {
-        compare(&runtime, (sample.name, &function), (&dirty, &clean), attention)
+        let kernels = Kernels { attention, ..Kernels::default() };
+        compare(&runtime, (sample.name, &function), (&dirty, &clean), &kernels)
             .unwrap_or_else(|failure| panic!("{attention:?}: {failure}"));
     }
 }
@@ -119,9 +136,8 @@ fn compare(
     runtime: &Runtime,
     (name, function): (&str, &Function),
     (operands, reference): (&[Literal], &[Literal]),
-    attention: AttentionKernel,
+    kernels: &Kernels,
 ) -> Result<(), String> {
-    let kernels = Kernels { attention, ..Kernels::default() };
     let options = EmitOptions { kernels: kernels.clone(), ..EmitOptions::default() };
     let program = function.program(name, &options);
     let explain = |error: runtime::Error| error.to_string();
@@ -137,7 +153,7 @@ fn compare(
         .collect::<Result<_, _>>()
         .map_err(explain)?;
     let run = executable.run(arrays.iter().map(Into::into).collect()).map_err(explain)?;
-    let expected = Evaluator::new(function, &kernels).main(reference);
+    let expected = Evaluator::new(function, kernels).main(reference);
     let outputs = run.wait().map_err(explain)?;
     assert_eq!(outputs.len(), expected.len());
     for (index, (array, expected)) in outputs.iter().zip(&expected).enumerate() {

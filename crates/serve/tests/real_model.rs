@@ -2,6 +2,7 @@
 //! whatever else is being served.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "a test's findings are printed")]
 
 #[path = "../../../tests/support/mod.rs"]
 mod shared;
@@ -9,7 +10,7 @@ mod shared;
 use std::path::Path;
 use std::sync::Arc;
 
-use graph::DType;
+use graph::{DType, QuantizedKernel};
 use llm::ModelFiles;
 use llm::programs::ProgramOptions;
 use llm::weights::Quantization;
@@ -45,6 +46,8 @@ struct Served {
     native: bool,
     quantization: Quantization,
     kv_dtype: Option<DType>,
+    /// Matrices in int8 for plain operations, and what they are multiplied with.
+    int8: Option<QuantizedKernel>,
     ladder: Ladder,
     prefix_cache: bool,
 }
@@ -69,6 +72,7 @@ impl Served {
             native: true,
             quantization: Quantization::None,
             kv_dtype: None,
+            int8: None,
             ladder,
             prefix_cache: true,
         }
@@ -85,6 +89,10 @@ impl Served {
         let runtime = Runtime::open(&discovery, &runtime_options).unwrap();
         let mut options = ProgramOptions::for_plugin(PluginKind::Cpu);
         options.kv_dtype = self.kv_dtype;
+        if let Some(kernel) = self.int8 {
+            options.held = Some(DType::S8);
+            options.kernels.quantized = kernel;
+        }
         if self.native {
             options.kernels.native = true;
             let packings = files.checkpoint.packings(self.quantization).unwrap();
@@ -197,22 +205,19 @@ fn greedy_answers_are_those_of_transformers() {
     assert!(worst < 1e-3, "a log-probability is off by {worst}");
 }
 
-/// Rounding what goes into products to 8 bits costs a little, and no more.
-#[test]
-fn quantized_weights_answer_nearly_as_widened_ones() {
-    let test = "quantized_weights_answer_nearly_as_widened_ones";
-    let served = Served { quantization: Quantization::AsStored, ..Served::plain() };
-    let Some(engine) = served.start(test) else { return };
-    let (mut worst, mut compared) = (0.0f64, 0);
+/// By how much log-probabilities are off, at most and on average, after each part of the text that the
+/// reference wrote. Another token is an error where the reference was sure of its own.
+fn deviation(engine: &Engine) -> (f64, f64) {
+    let (mut worst, mut sum, mut compared) = (0.0f64, 0.0, 0);
     for case in golden() {
-        // After each part of the text that the reference wrote.
         for known in (0..case.token_ids.len()).step_by(7) {
             let continued = case.token_ids[..known].to_vec();
             let request = Request { continued, ..request(&case.prompt, known + 1) };
             let given = finish(engine.submit(request).unwrap()).0;
             if given.tokens[0] == case.token_ids[known] {
-                let off = case.log_probs[known] - f64::from(given.log_probs[0]);
-                worst = worst.max(off.abs());
+                let off = (case.log_probs[known] - f64::from(given.log_probs[0])).abs();
+                worst = worst.max(off);
+                sum += off;
                 compared += 1;
             } else {
                 assert!(case.margins[known] < 0.5, "another token at {known}");
@@ -220,7 +225,32 @@ fn quantized_weights_answer_nearly_as_widened_ones() {
         }
     }
     assert!(compared > 70, "only {compared}");
+    (worst, sum / f64::from(compared))
+}
+
+/// Rounding what goes into products to 8 bits costs a little, and no more.
+#[test]
+fn quantized_weights_answer_nearly_as_widened_ones() {
+    let test = "quantized_weights_answer_nearly_as_widened_ones";
+    let served = Served { quantization: Quantization::AsStored, ..Served::plain() };
+    let Some(engine) = served.start(test) else { return };
+    let (worst, mean) = deviation(&engine);
+    println!("4 bits as stored: off by {worst:.3} at most, {mean:.4} on average");
     assert!(worst < 0.5, "a log-probability is off by {worst}");
+}
+
+/// As TPUs and GPUs serve it: int8 with a scale for each row, in plain operations.
+#[test]
+fn int8_weights_answer_nearly_as_widened_ones() {
+    let test = "int8_weights_answer_nearly_as_widened_ones";
+    for (kernel, most) in [(QuantizedKernel::Widened, 0.3), (QuantizedKernel::Rounded, 0.6)] {
+        let served = Served { native: false, int8: Some(kernel), ..Served::plain() };
+        let Some(engine) = served.start(test) else { return };
+        let (worst, mean) = deviation(&engine);
+        println!("int8, {kernel:?}: off by {worst:.3} at most, {mean:.4} on average");
+        assert!(worst < most, "{kernel:?}: a log-probability is off by {worst}");
+        assert!(mean > 1e-4, "{kernel:?}: nothing was rounded");
+    }
 }
 
 /// Prompts of many lengths, some of which begin alike.

@@ -31,7 +31,7 @@ pub struct EngineArguments {
     /// Type of the KV cache; that of the activations if not given
     #[arg(long, value_enum)]
     pub kv_cache_dtype: Option<super::Dtype>,
-    /// How matrices are held on a CPU
+    /// How matrices are held: q8 and q4 are for a CPU, int8 and w8a8 for TPUs and GPUs
     #[arg(long, value_enum, default_value_t = Quantization::Auto)]
     pub quantization: Quantization,
     /// Tokens guessed ahead from what was in the text before; the answer stays the same
@@ -71,14 +71,20 @@ pub struct TargetArguments {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Quantization {
-    /// As the file has them: a quantized GGUF stays quantized
+    /// As the file has them on a CPU: a quantized GGUF stays quantized; as --dtype elsewhere
     Auto,
     /// As f32
     None,
-    /// With 8 bits
+    /// With 8 bits, in groups of 32
     Q8,
-    /// With 4 bits
+    /// With 4 bits, in groups of 32
     Q4,
+    /// With 8 bits, a scale for each row; products are computed in --dtype
+    #[value(alias = "tpu_int8", alias = "w8a16")]
+    Int8,
+    /// The same, and what they are multiplied with is rounded to 8 bits token by token: less exact, and
+    /// faster where steps wait for products and not for memory
+    W8a8,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -17,7 +17,7 @@ use super::compile::mesh_for;
 use crate::arguments::{ProfileArguments, ProfileBy, ProfileProgram, ProfileShow};
 use crate::console::{self, BOLD, Progress, gibibytes, styled};
 use crate::failure::{Exit, Failure, Outcome};
-use crate::{model, open};
+use crate::{engine, model, open};
 
 /// Alternatives that `score` computes for each place, as `fungible score` asks for.
 const SCORE_TOP: usize = 5;
@@ -107,6 +107,7 @@ fn trace(model: &str, arguments: &ProfileArguments, target: &Target) -> Result<P
     let mut options = ProgramOptions::for_plugin(target.plugin());
     options.mesh = mesh;
     options.dtype = arguments.dtype.into();
+    engine::hold(&mut options, arguments.quantization, target.plugin(), None)?;
     if arguments.without_attention {
         options.kernels.attention = AttentionKernel::LeftOut;
     }

@@ -157,7 +157,7 @@ impl<'a> Shapes<'a> {
                 Err(Failure::new(
                     Exit::DoesNotFit,
                     format!(
-                        "weights, programs and the cache of one sequence of {} tokens do not fit: {figures}; take more devices, a lower --context or a lower --max-num-seqs",
+                        "weights, programs and the cache of one sequence of {} tokens do not fit: {figures}; take more devices, a lower --context or --max-num-seqs, or --quantization int8",
                         self.context()
                     ),
                 ))

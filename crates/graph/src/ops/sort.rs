@@ -148,6 +148,29 @@ fn move_back<'g>(g: Tensor<'g>, axis: Axis, places: Tensor<'g>, operand: Tensor<
     zeros_like(operand).scatter(axis, places, g, Combine::Add)
 }
 
+/// The `count` greatest floats along `axis` and their places, each the greatest behind the one before.
+/// Zeros of both signs are equal here.
+fn by_passes<'g>(x: Tensor<'g>, axis: Axis, count: usize) -> Vec<Tensor<'g>> {
+    let graph = x.graph();
+    let (order, length) = (x.shape().names(), x.size(axis));
+    let mut rows = x.shape().axes;
+    rows.retain(|&(name, _)| name != axis);
+    let number = |dtype: DType, value: f64| ops::constant(graph, dtype, value);
+    let lowest = number(x.dtype(), f64::NEG_INFINITY);
+    let (places, last) =
+        (ops::iota(graph, DType::S32, axis, length), number(DType::S32, length as f64 - 1.0));
+    let start = [number(x.dtype(), f64::INFINITY), number(DType::S32, -1.0)];
+    let start = start.map(|one| one.broadcast_to(&rows));
+    let (_, found) = graph.scan(axis, count, &start, &[], 2, |_, carry, _| {
+        let &[value, place] = carry else { return (Vec::new(), Vec::new()) };
+        let behind = x.less(value).or(x.equal(value).and(places.greater(place)));
+        let value = behind.select(x, lowest).max(&[axis]);
+        let place = behind.and(x.equal(value)).select(places, last).min(&[axis]);
+        (vec![value, place], vec![value, place])
+    });
+    found.into_iter().map(|one| one.transpose(&order)).collect()
+}
+
 fn comparison(dtype: DType) -> &'static str {
     match dtype {
         _ if dtype.is_float() => "FLOAT",
@@ -177,6 +200,11 @@ impl Operation for TopK {
     }
 
     fn emit(&self, emitter: &mut Emitter<'_>, call: &Call) {
+        let dtype = call.operands[0].shape.dtype;
+        if emitter.options().kernels.top_k_by_passes && dtype.is_float() {
+            let key = format!("{self:?}");
+            return emitter.composite(call, "top_k", &key, |x| by_passes(x[0], self.axis, self.k));
+        }
         emitter.statement(call, "chlo.top_k", &format!("k = {} : i64", self.k));
     }
 
@@ -217,6 +245,10 @@ pub(crate) fn samples() -> Vec<Sample> {
         }),
         Sample::new("top_k", &[values()], |x| {
             let (greatest, places) = x[0].top_k("vocab", 3);
+            vec![greatest, places]
+        }),
+        Sample::new("top_k of equal elements", &[values()], |x| {
+            let (greatest, places) = x[0].abs().round_nearest_even().top_k("vocab", 7);
             vec![greatest, places]
         }),
         Sample::error(

@@ -54,9 +54,9 @@ pub struct EmbedShape {
 ///
 /// Data: `rows` `[batch, columns]` s32 ([`RowLayout`]); `mask` `[batch, words]` u32, the bits of tokens
 /// that may come; `bias_ids` and `bias_values` `[batch, BIAS_MAX]` (ids beyond the vocabulary are
-/// unused); `last` `[slot]` s32; `counts` `[slot * vocab]` s32, how often each slot's tokens were there.
-/// Results: what was drawn ([`result_words`]) `[batch, width or 1, words]` s32, `last`, `counts`, the
-/// cache.
+/// unused); `last` `[slot]` s32; `counts` `[slot * vocab]` s32, how often each slot's tokens were there,
+/// whole on every device: writing to what is split over them would move all of it. Results: what was
+/// drawn ([`result_words`]) `[batch, width or 1, words]` s32, `last`, `counts`, the cache.
 ///
 /// # Errors
 /// A model that does not fit together.

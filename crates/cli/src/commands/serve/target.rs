@@ -14,12 +14,12 @@ use runtime::{
 use serde_json::{Value, json};
 use serve::engine::{Compilation, Key, Ladder, for_each_key, keys};
 
-use crate::arguments::serve::{EngineArguments, Quantization, TargetArguments};
+use crate::arguments::serve::{EngineArguments, TargetArguments};
 use crate::commands::compile::mesh_for;
 use crate::console::{self, BOLD, Progress, duration, gibibytes, remark, styled};
-use crate::engine::adapters;
 use crate::engine::shapes::{CPU_CACHE_BYTES, Shapes, usable_bytes};
-use crate::failure::{Failure, Outcome};
+use crate::engine::{self, adapters};
+use crate::failure::{Exit, Failure, Outcome};
 use crate::{model, open};
 
 /// Compilations at once, at most: each is a process of its own with gigabytes of memory.
@@ -50,11 +50,6 @@ pub fn run(model: &str, arguments: &EngineArguments, wanted: &TargetArguments) -
         return Err(Failure::usage("--compile-only needs a --target, such as v6e-8"));
     };
     let target = open::target(name)?;
-    if arguments.quantization != Quantization::Auto {
-        return Err(Failure::usage(
-            "--quantization is for one CPU device; leave it out for a target",
-        ));
-    }
     let place = &arguments.device.place;
     let progress = Progress::new();
     let cache = CacheFolder::from_environment()?;
@@ -66,6 +61,7 @@ pub fn run(model: &str, arguments: &EngineArguments, wanted: &TargetArguments) -
         options.dtype = dtype.into();
     }
     options.kv_dtype = arguments.kv_cache_dtype.map(DType::from);
+    engine::hold(&mut options, arguments.quantization, kind, None)?;
     let mut discovery = Discovery::new(cache.clone());
     if let Some(plugin) = &place.plugin {
         discovery = discovery.with_plugin(kind, plugin);
@@ -83,17 +79,22 @@ pub fn run(model: &str, arguments: &EngineArguments, wanted: &TargetArguments) -
         last: Mutex::new(Vec::new()),
     };
     let started = Instant::now();
-    let (ladder, blocks) = match kind {
+    let found = match kind {
         // A machine's memory is not its compiler's to say; the cache has a size by rule.
         PluginKind::Cpu => {
-            let (ladder, blocks) =
-                shapes.by_bytes(arguments.kv_cache_memory.unwrap_or(CPU_CACHE_BYTES));
-            compiling.compile(&keys(&ladder, &blocks))?;
-            (ladder, blocks)
+            let bytes = arguments.kv_cache_memory.unwrap_or(CPU_CACHE_BYTES);
+            let (ladder, blocks) = shapes.by_bytes(bytes);
+            compiling.compile(&keys(&ladder, &blocks)).map(|_| (ladder, blocks))
         }
         PluginKind::Tpu | PluginKind::Cuda => shapes
-            .with_pages(shapes.fill(arguments.kv_cache_memory, |keys| compiling.compile(keys))?),
+            .fill(arguments.kv_cache_memory, |keys| compiling.compile(keys))
+            .map(|pages| shapes.with_pages(pages)),
     };
+    let (ladder, blocks) = found.inspect_err(|failure| {
+        if wanted.json && failure.code() == Exit::DoesNotFit as u8 {
+            console::line(misfit(model, &target, &shapes, failure));
+        }
+    })?;
     let wall_seconds = started.elapsed().as_secs_f64();
     let (threads, fresh) = (compiling.threads, compiling.fresh.into_inner());
     let compiled = compiling.last.into_inner().unwrap_or_default();
@@ -106,8 +107,40 @@ pub fn run(model: &str, arguments: &EngineArguments, wanted: &TargetArguments) -
     Ok(())
 }
 
+/// What there is to say of a model that is too large.
+fn misfit(model: &str, target: &Target, shapes: &Shapes<'_>, failure: &Failure) -> Value {
+    json!({
+        "model": model,
+        "target": target.to_string(),
+        "mesh": shapes.options.mesh.to_string(),
+        "fits": false,
+        "context": shapes.context(),
+        "error": failure.to_string(),
+    })
+}
+
 impl Compiling<'_> {
+    /// What a program's arguments take of each device, and what there is, if that alone is too much: then
+    /// no compiler need look at it.
+    fn too_large(&self, key: Key) -> Result<Option<(u64, u64)>, Failure> {
+        let Some(memory_bytes) = self.target.memory_bytes_per_device() else { return Ok(None) };
+        let Shapes { config, options, .. } = self.shapes;
+        let program = key.trace(config, options)?.program;
+        let on_device = |input: &graph::Input| {
+            let pieces = input.sharding.pieces(&options.mesh).iter().product::<usize>();
+            (input.shape.bytes() / pieces) as u64
+        };
+        let needed_bytes = program.inputs.iter().map(on_device).sum();
+        let usable = usable_bytes(self.target.plugin(), memory_bytes);
+        Ok((needed_bytes > memory_bytes).then_some((needed_bytes, usable)))
+    }
+
     fn compile(&self, keys: &[Key]) -> Result<Compilation, Failure> {
+        if let Some(&key) = keys.first()
+            && let Some(bytes) = self.too_large(key)?
+        {
+            return Ok(Compilation::DoesNotFit { bytes: Some(bytes) });
+        }
         let done = AtomicUsize::new(0);
         let reports = for_each_key(keys, self.threads, |key| {
             let traced = key.trace(self.shapes.config, self.shapes.options)?;
@@ -268,6 +301,7 @@ impl Account<'_> {
             "model": model,
             "target": self.target.to_string(),
             "mesh": self.shapes.options.mesh.to_string(),
+            "fits": true,
             "available_bytes": available,
             "programs": programs.collect::<Vec<Value>>(),
             "kv_cache": {

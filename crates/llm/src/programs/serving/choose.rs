@@ -1,7 +1,7 @@
 //! Choosing the next token of each row by its own settings: penalties, biases, masks, then the draw.
 //! Nothing is computed that no row of the step asks for.
 
-use graph::{DType, Tensor, ops};
+use graph::{DType, Role, Tensor, ops};
 
 use super::super::sampler::Draw;
 use super::IN_PROMPT;
@@ -89,6 +89,9 @@ impl<'g> Choice<'g> {
     /// From `logits` `[batch, vocab]` f32; `position` `[batch]` is where the token will stand.
     pub(super) fn choose(&self, logits: Tensor<'g>, position: Tensor<'g>) -> Chosen<'g> {
         let graph = logits.graph();
+        // Split by words, as the head is: what follows is whole on every device, and would otherwise be
+        // taken for a reason to gather the head.
+        let logits = logits.constrain(Role::Activation);
         let random = self.draw.is_random();
         let special = [Flag::Penalized, Flag::Biased, Flag::Masked].map(|flag| self.any(flag));
         let special = special.into_iter().fold(random.any(&["batch"]), Tensor::or);
