@@ -171,6 +171,8 @@ pub fn prepare(model: &str, arguments: &EngineArguments) -> Result<Ready, Failur
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
     let (ladder, blocks) = match device_bytes(&engine, place.kind) {
         Some(available_bytes) => {
+            // What an adapter replaces is there until the steps under way have ended.
+            let available_bytes = available_bytes.saturating_sub(shapes.adapter_bytes());
             progress.spin("finding out how large the KV cache can be");
             let pages = shapes.fill(arguments.kv_cache_memory, |keys| {
                 compile(&engine, keys, threads, available_bytes)
@@ -178,7 +180,7 @@ pub fn prepare(model: &str, arguments: &EngineArguments) -> Result<Ready, Failur
             shapes.with_pages(pages)
         }
         None => {
-            let weights = memory::weight_bytes(&files, &options)?;
+            let weights = memory::weight_bytes(&files, &options)? + shapes.adapter_bytes();
             let host = memory::Host::here();
             let bytes = memory::cache_bytes(arguments.kv_cache_memory, weights, &host)?;
             if arguments.kv_cache_memory.is_none() && bytes < shapes::CPU_CACHE_BYTES {
@@ -193,6 +195,13 @@ pub fn prepare(model: &str, arguments: &EngineArguments) -> Result<Ready, Failur
             shapes.by_bytes(bytes)
         }
     };
+    if device.context.is_none() && ladder.context < own {
+        progress.clear();
+        console::remark(format!(
+            "the KV cache has memory for {} tokens, so that is the longest sequence; this model could go up to {own}",
+            ladder.context
+        ));
+    }
     if let Some(wanted) = device.context.filter(|&wanted| wanted > ladder.context) {
         return Err(Failure::usage(format!(
             "--context is {wanted}, but the KV cache has memory for {} tokens only; raise --kv-cache-memory",

@@ -43,8 +43,10 @@ pub struct EngineArguments {
     /// An adapter (LoRA, in PEFT's layout) that requests can use by this name; may be given several times
     #[arg(long, value_name = "NAME=PATH", value_parser = named)]
     pub adapter: Vec<NamedAdapter>,
-    /// Adapters that there is room for; those that are not given here can be loaded while serving
-    /// [default: as many as are given]
+    /// Adapters that there is room for [default: as many as are given]
+    ///
+    /// Where it is given, clients may load adapters while serving, out of any folder of this machine, and
+    /// unload all of them: set keys if others can reach the server.
     #[arg(long, value_name = "COUNT")]
     pub max_loras: Option<usize>,
     /// Highest rank of an adapter [default: 16, or the highest that is given]

@@ -25,6 +25,8 @@ pub fn run(arguments: &ServeArguments) -> Outcome {
     if arguments.target.compile_only {
         return target::run(&arguments.model, &arguments.engine, &arguments.target);
     }
+    // In a fresh process there is nobody else to restart with what the plugin wants.
+    engine::restart_if_needed(&arguments.engine)?;
     let mut settings = settings(arguments)?;
     if let Some(traces) = &settings.traces {
         console::remark(format!("traces of requests go to {}", traces.shown()));
@@ -32,8 +34,6 @@ pub fn run(arguments: &ServeArguments) -> Outcome {
     let tool_format = tool_format(arguments)?;
     settings.connections_max = open_files::make_room(settings.connections_max);
     start_log(arguments.log_json);
-    // In a fresh process there is nobody else to restart with what the plugin wants.
-    engine::restart_if_needed(&arguments.engine)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let (stop, stopped) = watch::channel(false);
@@ -171,10 +171,17 @@ fn settings(arguments: &ServeArguments) -> Result<ServerSettings, Failure> {
     if let Some(file) = &arguments.api_key_file {
         api_keys.extend(ApiKey::read_file(file)?);
     }
-    let traces = TraceSettings::find(arguments.otlp_traces_endpoint.as_deref(), |name| {
-        std::env::var(name).ok()
-    });
-    let traces = traces.map_err(|error| usage(&error))?;
+    let address = arguments.otlp_traces_endpoint.as_deref();
+    let traces = match TraceSettings::find(address, |name| std::env::var(name).ok()) {
+        Ok(traces) => traces,
+        Err(error) if address.is_some() => return Err(usage(&error)),
+        // Variables are often set for all programs of a machine: no reason not to serve.
+        Err(error) => {
+            let name = "OpenTelemetry's variables (OTEL_...) cannot be followed";
+            console::warning(&format!("{name}, so no traces are sent: {error}"));
+            None
+        }
+    };
     let files = arguments.ssl_certfile.clone().zip(arguments.ssl_keyfile.clone());
     Ok(ServerSettings {
         api_keys,

@@ -57,6 +57,11 @@ pub fn room(arguments: &EngineArguments) -> Result<Option<LoraSlots>, Failure> {
         let count = given.len();
         return Err(Failure::usage(format!("--max-loras is {slots}, but {count} are given")));
     }
+    if slots == 0 && arguments.max_lora_rank.is_some() {
+        let message =
+            "--max-lora-rank is of no use without adapters: give --adapter or --max-loras as well";
+        return Err(Failure::usage(message));
+    }
     let rank = arguments.max_lora_rank.unwrap_or(rank.max(RANK));
     Ok((slots > 0).then_some(LoraSlots { slots, rank }))
 }

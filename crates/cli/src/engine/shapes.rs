@@ -91,6 +91,12 @@ impl<'a> Shapes<'a> {
         }
     }
 
+    /// What room for adapters takes, if there is to be any; less on each device of a mesh.
+    pub fn adapter_bytes(&self) -> u64 {
+        let room = self.choice.adapters;
+        room.map_or(0, |room| room.bytes(self.config, self.options.dtype))
+    }
+
     /// With the pages that so many bytes of the cache allow.
     pub fn by_bytes(&self, cache_bytes: u64) -> (Ladder, Vec<usize>) {
         let choice = LadderChoice { cache_bytes, ..self.choice.clone() };

@@ -24,6 +24,10 @@ struct Round {
 }
 
 pub fn run(arguments: &BenchEngineArguments) -> Outcome {
+    if arguments.null && !arguments.engine.adapter.is_empty() {
+        let message = "--null has no weights, and so no adapters; leave --adapter out";
+        return Err(Failure::usage(message));
+    }
     let (engine, vocab_size) = match arguments.null {
         true => {
             let ladder = null_ladder(arguments);

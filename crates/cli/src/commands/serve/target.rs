@@ -161,6 +161,9 @@ impl Compiling<'_> {
         for (key, report) in &reports {
             let available =
                 report.available_bytes.map(|bytes| usable_bytes(self.target.plugin(), bytes));
+            // As when serving: what an adapter replaces is there for a while.
+            let available =
+                available.map(|bytes| bytes.saturating_sub(self.shapes.adapter_bytes()));
             match (&report.fit, &mut compilation) {
                 (Fit::DoesNotFit { needed_bytes, .. }, _) => {
                     compilation = Compilation::DoesNotFit { bytes: needed_bytes.zip(available) };

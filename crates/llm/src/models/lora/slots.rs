@@ -10,6 +10,7 @@ use graph::{DType, Tensor, ops};
 
 use super::super::blocks::Axes;
 use super::super::parameters::{Parameters, panel_product};
+use crate::config::ModelConfig;
 
 /// Room for adapters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,6 +19,18 @@ pub struct LoraSlots {
     pub slots: usize,
     /// The rank of each; a lower one is filled up with zeros.
     pub rank: usize,
+}
+
+impl LoraSlots {
+    /// Bytes of all of it, for every matrix that can be adapted.
+    pub fn bytes(self, config: &ModelConfig, dtype: DType) -> u64 {
+        let (hidden, mlp) = (config.hidden_size, config.intermediate_size);
+        let queries = config.num_attention_heads * config.head_dim;
+        let keys = config.num_key_value_heads * config.head_dim;
+        let attention = 2 * (hidden + queries) + 2 * (hidden + keys);
+        let numbers = (attention + 3 * (hidden + mlp)) * config.num_hidden_layers;
+        (numbers * self.slots * self.rank * dtype.bytes()) as u64
+    }
 }
 
 /// The adapters of a program's rows.

@@ -39,10 +39,11 @@ impl TraceSettings {
     /// What `address` says, or else OpenTelemetry's variables, by their names out of `variable`:
     /// `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` or `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_TRACES_HEADERS`
     /// or `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`. Nothing if no
-    /// address is given, or `OTEL_SDK_DISABLED` is true. An address without a path gets OTLP's, `/v1/traces`.
+    /// address is given, `OTEL_SDK_DISABLED` is true or, without `address`, `OTEL_TRACES_EXPORTER` is not
+    /// `otlp` or `OTEL_TRACES_SAMPLER` always off. An address without a path gets OTLP's, `/v1/traces`.
     ///
     /// # Errors
-    /// An address that is none or not HTTP, a list that is none.
+    /// An address that is none or not HTTP, variables that ask for gRPC, a list that is none.
     pub fn find(
         address: Option<&str>,
         variable: impl Fn(&'static str) -> Option<String>,
@@ -53,8 +54,19 @@ impl TraceSettings {
             .is_some_and(|value| value.trim().eq_ignore_ascii_case("true"));
         let given = address.map(str::to_owned);
         let own = given.or_else(|| variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"));
+        // Who names an address here has decided; variables are often meant for all programs of a machine.
+        let elsewhere = address.is_none()
+            && (variable("OTEL_TRACES_EXPORTER").is_some_and(|name| name.trim() != "otlp")
+                || variable("OTEL_TRACES_SAMPLER")
+                    .is_some_and(|name| name.ends_with("always_off")));
+        let protocol = variable("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
+            .or_else(|| variable("OTEL_EXPORTER_OTLP_PROTOCOL"));
+        let speaks_grpc = address.is_none() && protocol.is_some_and(|name| name.trim() == "grpc");
         let url = match (own, variable("OTEL_EXPORTER_OTLP_ENDPOINT")) {
-            _ if disabled => return Ok(None),
+            _ if disabled || elsewhere => return Ok(None),
+            (Some(_), _) | (_, Some(_)) if speaks_grpc => {
+                return Err(TraceError::Scheme { scheme: "gRPC".to_owned() });
+            }
             (Some(own), _) => {
                 let mut url = read_address(&own)?;
                 if url.path() == "/" {
@@ -87,11 +99,14 @@ impl TraceSettings {
         if let Some(name) = variable("OTEL_SERVICE_NAME") {
             tell("service.name", &name);
         }
-        tell("service.version", env!("CARGO_PKG_VERSION"));
         tell("telemetry.sdk.name", "fungible");
         tell("telemetry.sdk.language", "rust");
-        if !resource.iter().any(|(key, _)| key == "service.name") {
-            resource.push(("service.name".to_owned(), "fungible".to_owned()));
+        for (name, value) in
+            [("service.name", "fungible"), ("service.version", env!("CARGO_PKG_VERSION"))]
+        {
+            if !resource.iter().any(|(key, _)| key == name) {
+                resource.push((name.to_owned(), value.to_owned()));
+            }
         }
         Ok(Some(TraceSettings { client: client(&url, headers)?, url, resource }))
     }
@@ -188,6 +203,14 @@ mod tests {
         let both = [(traces, "http://b/x"), (all, "http://c")];
         assert_eq!(url(None, &both), found("http://b/x"));
         assert_eq!(url(None, &[(all, "https://c/base/")]), found("https://c/base/v1/traces"));
+        // Not meant for us, unless the address was.
+        for other in [("OTEL_TRACES_EXPORTER", "none"), ("OTEL_TRACES_SAMPLER", "always_off")] {
+            assert_eq!(url(None, &[(all, "http://c"), other]), None, "{other:?}");
+            assert!(url(Some("http://a"), &[(all, "http://c"), other]).is_some(), "{other:?}");
+        }
+        let grpc = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
+        assert!(find(None, &[(all, "http://c:4317"), grpc]).is_err());
+        assert_eq!(url(None, &[grpc]), None);
         assert_eq!(url(Some("http://u:p@a/x?key=1"), &[]), found("http://a/x"));
         assert_eq!(url(Some("http://a"), &[("OTEL_SDK_DISABLED", "true")]), None);
         for wrong in ["grpc://a:4317", "a:4317", "", "http://"] {
