@@ -239,18 +239,22 @@ fn quantized_weights_answer_nearly_as_widened_ones() {
     assert!(worst < 0.5, "a log-probability is off by {worst}");
 }
 
-/// As TPUs and GPUs serve it: int8 with a scale for each row, in plain operations.
+/// As TPUs and GPUs serve it: int8 with a scale for each row, in plain operations. Averages may be half as
+/// much again as what was measured (0.032 and 0.080), single tokens off by as much as with 4 bits.
 #[test]
 fn int8_weights_answer_nearly_as_widened_ones() {
     let test = "int8_weights_answer_nearly_as_widened_ones";
-    for (kernel, most) in [(QuantizedKernel::Widened, 0.3), (QuantizedKernel::Rounded, 0.6)] {
+    let mut means = Vec::new();
+    for (kernel, most) in [(QuantizedKernel::Widened, 0.05), (QuantizedKernel::Rounded, 0.12)] {
         let served = Served { native: false, int8: Some(kernel), ..Served::plain() };
         let Some(engine) = served.start(test) else { return };
         let (worst, mean) = deviation(&engine);
         println!("int8, {kernel:?}: off by {worst:.3} at most, {mean:.4} on average");
-        assert!(worst < most, "{kernel:?}: a log-probability is off by {worst}");
-        assert!(mean > 1e-4, "{kernel:?}: nothing was rounded");
+        assert!(worst < 0.5 && mean < most, "{kernel:?}: off by {worst}, {mean} on average");
+        means.push(mean);
     }
+    // Each rounds something more.
+    assert!(means[0] > 1e-3 && means[1] > 1.2 * means[0], "{means:?}");
 }
 
 /// Prompts of many lengths, some of which begin alike.
