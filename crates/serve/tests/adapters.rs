@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "support/asking.rs"]
+mod asking;
 #[path = "../../../tests/support/mod.rs"]
 mod shared;
 
@@ -20,9 +22,7 @@ use llm::weights::Quantization;
 use llm::{Checkpoint, FloatType, ModelFiles};
 use runtime::{CacheFolder, Discovery, PluginKind, Runtime, RuntimeOptions};
 use serde::Deserialize;
-use serve::engine::{
-    Answer, Answering, Engine, EngineSettings, Event, Ladder, Policy, Programs, Request, Sampling,
-};
+use serve::engine::{Answer, Answering, Engine, EngineSettings, Ladder, Policy, Programs, Request};
 
 const BASE: &str = "llama_8_kv_heads";
 const ROOM: LoraSlots = LoraSlots { slots: 3, rank: 7 };
@@ -94,38 +94,16 @@ fn start(test: &str, model: &Path, native: bool, adapters: Option<LoraSlots>) ->
 }
 
 fn request(adapter: &str, prompt: &[u32], max_tokens: usize) -> Request {
-    Request {
-        id: String::new(),
-        prompt: prompt.to_vec(),
-        continued: Vec::new(),
-        adapter: (!adapter.is_empty()).then(|| adapter.to_owned()),
-        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-        max_tokens,
-        min_tokens: 0,
-        end_tokens: Vec::new(),
-        top_log_probs: 0,
-        constraint: None,
-        priority: 0,
-        owner: String::new(),
-    }
+    let adapter = (!adapter.is_empty()).then(|| adapter.to_owned());
+    Request { adapter, ..asking::request(prompt, max_tokens) }
 }
 
 /// Tokens and their log-probabilities.
 type Given = (Vec<u32>, Vec<f32>);
 
-fn finish(mut answer: Answer) -> Given {
-    let mut given = (Vec::new(), Vec::new());
-    loop {
-        match answer.next_blocking().expect("an answer has an end") {
-            Event::Started(_) => {}
-            Event::Token(drawn) => {
-                given.0.push(drawn.token);
-                given.1.push(drawn.log_prob);
-            }
-            Event::Finished(_) => return given,
-            Event::Failed(failure) => panic!("{failure}"),
-        }
-    }
+fn finish(answer: Answer) -> Given {
+    let (drawn, _) = asking::read(answer).unwrap();
+    drawn.iter().map(|drawn| (drawn.token, drawn.log_prob)).unzip()
 }
 
 fn ask(engine: &Engine, adapter: &str, prompt: &[u32], count: usize) -> Given {

@@ -2,17 +2,20 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "support/asking.rs"]
+mod asking;
 #[path = "support/memory.rs"]
 mod memory;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use asking::request;
 use memory::{MemoryDevice, VOCABULARY, Watch, answer, ladder};
 use proptest::prelude::*;
 use serve::engine::{
     Answer, Answering, Constraint, EmbedError, Engine, EngineSettings, Event, Failure, Finish,
-    Finished, Ladder, Policy, Refusal, Request, Sampling,
+    Finished, Ladder, Policy, Refusal, Request,
 };
 
 fn settings() -> EngineSettings {
@@ -25,33 +28,9 @@ fn start(ladder: Ladder, settings: EngineSettings) -> (Engine, Arc<Watch>) {
     (Engine::start(device, settings).unwrap(), watch)
 }
 
-fn request(prompt: &[u32], max_tokens: usize) -> Request {
-    Request {
-        id: String::new(),
-        prompt: prompt.to_vec(),
-        continued: Vec::new(),
-        adapter: None,
-        sampling: Sampling::default(),
-        max_tokens,
-        min_tokens: 0,
-        end_tokens: Vec::new(),
-        top_log_probs: 0,
-        constraint: None,
-        priority: 0,
-        owner: String::new(),
-    }
-}
-
-fn finish(mut answer: Answer) -> Result<(Vec<u32>, Finished), Failure> {
-    let mut tokens = Vec::new();
-    loop {
-        match answer.next_blocking().expect("an answer has an end") {
-            Event::Started(_) => {}
-            Event::Token(drawn) => tokens.push(drawn.token),
-            Event::Finished(finished) => return Ok((tokens, finished)),
-            Event::Failed(failure) => return Err(failure),
-        }
-    }
+fn finish(answer: Answer) -> Result<(Vec<u32>, Finished), Failure> {
+    let (drawn, finished) = asking::read(answer)?;
+    Ok((drawn.iter().map(|drawn| drawn.token).collect(), finished))
 }
 
 /// The engine's figures when it has nothing left to do.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "support/asking.rs"]
+mod asking;
 #[path = "support/memory.rs"]
 #[allow(dead_code, reason = "shared with the engine's other tests")]
 mod memory;
@@ -12,7 +14,7 @@ use std::sync::atomic::Ordering;
 
 use memory::{MemoryDevice, Watch, answer, answer_with, ladder};
 use serve::engine::{
-    Answer, Answering, Engine, EngineSettings, Event, Ladder, Policy, Refusal, Request, Sampling,
+    Answer, Answering, Engine, EngineSettings, Event, Ladder, Policy, Refusal, Request,
 };
 
 fn start(ladder: Ladder) -> (Engine, Arc<Watch>) {
@@ -23,33 +25,13 @@ fn start(ladder: Ladder) -> (Engine, Arc<Watch>) {
 }
 
 fn request(adapter: Option<&str>, prompt: &[u32], max_tokens: usize) -> Request {
-    Request {
-        id: String::new(),
-        prompt: prompt.to_vec(),
-        continued: Vec::new(),
-        adapter: adapter.map(str::to_owned),
-        sampling: Sampling::default(),
-        max_tokens,
-        min_tokens: 0,
-        end_tokens: Vec::new(),
-        top_log_probs: 0,
-        constraint: None,
-        priority: 0,
-        owner: String::new(),
-    }
+    Request { adapter: adapter.map(str::to_owned), ..asking::request(prompt, max_tokens) }
 }
 
 /// The rest of an answer, and how many tokens of its prompt were found in the prefix cache.
-fn finish(mut answer: Answer) -> (Vec<u32>, usize) {
-    let mut tokens = Vec::new();
-    loop {
-        match answer.next_blocking().expect("an answer has an end") {
-            Event::Started(_) => {}
-            Event::Token(drawn) => tokens.push(drawn.token),
-            Event::Finished(finished) => return (tokens, finished.cached_tokens),
-            Event::Failed(failure) => panic!("{failure}"),
-        }
-    }
+fn finish(answer: Answer) -> (Vec<u32>, usize) {
+    let (drawn, finished) = asking::read(answer).unwrap();
+    (drawn.iter().map(|drawn| drawn.token).collect(), finished.cached_tokens)
 }
 
 fn load(engine: &Engine, name: &str, content: u32) -> Result<(), String> {

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "a test's findings are printed")]
 
+#[path = "support/asking.rs"]
+mod asking;
 #[path = "../../../tests/support/mod.rs"]
 mod shared;
 
@@ -17,7 +19,7 @@ use llm::weights::Quantization;
 use runtime::{CacheFolder, Discovery, PluginKind, Runtime, RuntimeOptions};
 use serde::Deserialize;
 use serve::engine::{
-    Answer, Answering, Engine, EngineSettings, Event, Finished, Ladder, Policy, Programs, Request,
+    Answer, Answering, Drawn, Engine, EngineSettings, Finished, Ladder, Policy, Programs, Request,
     Sampling, Stats, blocks_ladder,
 };
 
@@ -109,20 +111,7 @@ impl Served {
 }
 
 fn request(prompt: &[u32], max_tokens: usize) -> Request {
-    Request {
-        id: String::new(),
-        prompt: prompt.to_vec(),
-        continued: Vec::new(),
-        adapter: None,
-        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-        max_tokens,
-        min_tokens: 0,
-        end_tokens: Vec::new(),
-        top_log_probs: 2,
-        constraint: None,
-        priority: 0,
-        owner: String::new(),
-    }
+    Request { top_log_probs: 2, ..asking::request(prompt, max_tokens) }
 }
 
 /// Tokens, their log-probabilities, and by how much the best was better than the next.
@@ -133,22 +122,18 @@ struct Given {
     margins: Vec<f32>,
 }
 
-fn finish(mut answer: Answer) -> (Given, Finished) {
-    let mut given = Given::default();
-    loop {
-        match answer.next_blocking().expect("an answer has an end") {
-            Event::Started(_) => {}
-            Event::Token(drawn) => {
-                given.tokens.push(drawn.token);
-                given.log_probs.push(drawn.log_prob);
-                let margin =
-                    drawn.top.windows(2).next().map(|two| two[0].log_prob - two[1].log_prob);
-                given.margins.push(margin.unwrap_or(f32::INFINITY));
-            }
-            Event::Finished(finished) => return (given, finished),
-            Event::Failed(failure) => panic!("{failure}"),
-        }
-    }
+fn finish(answer: Answer) -> (Given, Finished) {
+    let (drawn, finished) = asking::read(answer).unwrap();
+    let margin = |drawn: &Drawn| {
+        let margin = drawn.top.windows(2).next().map(|two| two[0].log_prob - two[1].log_prob);
+        margin.unwrap_or(f32::INFINITY)
+    };
+    let given = Given {
+        tokens: drawn.iter().map(|drawn| drawn.token).collect(),
+        log_probs: drawn.iter().map(|drawn| drawn.log_prob).collect(),
+        margins: drawn.iter().map(margin).collect(),
+    };
+    (given, finished)
 }
 
 /// The engine's figures when it has nothing left to do.

@@ -2,12 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "support/asking.rs"]
+mod asking;
 #[path = "../../../tests/support/mod.rs"]
 mod shared;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use asking::request;
 use graph::{AttentionKernel, Blocks};
 use llm::ModelFiles;
 use llm::models::{Layers, LoraSlots};
@@ -15,9 +18,7 @@ use llm::programs::ProgramOptions;
 use runtime::environment::{required_environment, restart_with};
 use runtime::{CacheFolder, Discovery, PluginKind, Runtime, RuntimeOptions, worker};
 use serde::Deserialize;
-use serve::engine::{
-    Answering, Engine, EngineSettings, Event, Ladder, Policy, Programs, Request, Sampling,
-};
+use serve::engine::{Answering, Engine, EngineSettings, Ladder, Policy, Programs, Request};
 
 const DEVICES: usize = 8;
 
@@ -77,39 +78,12 @@ fn start(runtime: &Runtime, mesh: &str, layers: Layers, adapters: Option<LoraSlo
     Engine::start(programs, EngineSettings { policy, waiting_max: 100 }).unwrap()
 }
 
-fn request(prompt: &[u32], max_tokens: usize) -> Request {
-    Request {
-        id: String::new(),
-        prompt: prompt.to_vec(),
-        continued: Vec::new(),
-        adapter: None,
-        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-        max_tokens,
-        min_tokens: 0,
-        end_tokens: Vec::new(),
-        top_log_probs: 0,
-        constraint: None,
-        priority: 0,
-        owner: String::new(),
-    }
-}
-
 /// Tokens and their log-probabilities, for each of the requests, all at once.
 fn together(engine: &Engine, requests: Vec<Request>) -> Vec<(Vec<u32>, Vec<f32>)> {
     let answers: Vec<_> = requests.into_iter().map(|one| engine.submit(one).unwrap()).collect();
-    let finish = |mut answer: serve::engine::Answer| {
-        let mut given = (Vec::new(), Vec::new());
-        loop {
-            match answer.next_blocking().expect("an answer has an end") {
-                Event::Started(_) => {}
-                Event::Token(drawn) => {
-                    given.0.push(drawn.token);
-                    given.1.push(drawn.log_prob);
-                }
-                Event::Finished(_) => return given,
-                Event::Failed(failure) => panic!("{failure}"),
-            }
-        }
+    let finish = |answer| {
+        let (drawn, _) = asking::read(answer).unwrap();
+        drawn.iter().map(|drawn| (drawn.token, drawn.log_prob)).unzip()
     };
     answers.into_iter().map(finish).collect()
 }
