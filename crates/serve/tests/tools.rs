@@ -39,7 +39,7 @@ fn spec(choice: ToolChoice, parallel: bool) -> StructureSpec {
 
 /// The text outside of calls, and the calls with their arguments.
 fn taken_apart(subject: &Subject, text: &str) -> (String, Vec<(String, String)>) {
-    let mut parser = subject.structures.parser(true, "");
+    let mut parser = subject.structures.parser(true, subject.prompt);
     let mut deltas = parser.push(text);
     deltas.extend(parser.finish());
     let (mut outside, mut calls) = (String::new(), Vec::<(String, String)>::new());
