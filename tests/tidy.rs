@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const LINES_MAX: usize = 700;
 
 /// Which crates of ours a crate may depend on (docs/ARCHITECTURE.md). `cli` stands on all of them.
-const ARROWS: [(&str, &[&str]); 7] = [
+const ARROWS: [(&str, &[&str]); 8] = [
     ("pjrt", &[]),
     ("graph", &[]),
     ("kernels", &["pjrt"]),
@@ -18,6 +18,8 @@ const ARROWS: [(&str, &[&str]); 7] = [
     // `kernels` for its tests only: who serves registers them, not the engine.
     ("serve", &["graph", "kernels", "llm", "runtime"]),
     ("train", &["graph", "llm", "runtime"]),
+    // What it compiles are the programs of these two.
+    ("plan", &["graph", "kernels", "llm", "runtime", "serve", "train"]),
 ];
 
 fn root() -> PathBuf {

@@ -64,7 +64,15 @@ pub enum Hosting {
     /// A torus: for each legal count its bounds, and the part of it on one host.
     Torus { slices: &'static [Slice], config: Option<&'static str> },
     /// Hosts of up to this many GPUs.
-    Hosts { gpus_per_host: usize, counts: &'static [usize], gpu: &'static Gpu },
+    Hosts {
+        gpus_per_host: usize,
+        /// GPUs that the fast links join; beyond, data goes over the network.
+        gpus_per_domain: usize,
+        /// Of the network between domains, one way, for each GPU, in bytes per second.
+        network_bytes_per_second: f64,
+        counts: &'static [usize],
+        gpu: &'static Gpu,
+    },
 }
 
 /// A number of TPU chips that can be rented together, or a part of one host of them.
@@ -229,7 +237,13 @@ pub const CHIPS: &[Chip] = &[
         clock_hertz: None,
         price: None,
         power_watts: None,
-        hosting: Hosting::Hosts { gpus_per_host: 8, counts: EIGHT_PER_HOST, gpu: &A100 },
+        hosting: Hosting::Hosts {
+            gpus_per_host: 8,
+            gpus_per_domain: 8,
+            network_bytes_per_second: 25e9,
+            counts: EIGHT_PER_HOST,
+            gpu: &A100,
+        },
     },
     Chip {
         name: "h100",
@@ -244,7 +258,13 @@ pub const CHIPS: &[Chip] = &[
         clock_hertz: None,
         price: Some(Price { on_demand: (2.95, 10.98), spot: Some((1.25, 2.34)) }),
         power_watts: Some(700.0),
-        hosting: Hosting::Hosts { gpus_per_host: 8, counts: EIGHT_PER_HOST, gpu: &H100 },
+        hosting: Hosting::Hosts {
+            gpus_per_host: 8,
+            gpus_per_domain: 8,
+            network_bytes_per_second: 50e9,
+            counts: EIGHT_PER_HOST,
+            gpu: &H100,
+        },
     },
     Chip {
         name: "h200",
@@ -259,7 +279,13 @@ pub const CHIPS: &[Chip] = &[
         clock_hertz: None,
         price: Some(Price { on_demand: (3.50, 9.31), spot: Some((1.45, 3.66)) }),
         power_watts: Some(700.0),
-        hosting: Hosting::Hosts { gpus_per_host: 8, counts: EIGHT_PER_HOST, gpu: &H200 },
+        hosting: Hosting::Hosts {
+            gpus_per_host: 8,
+            gpus_per_domain: 8,
+            network_bytes_per_second: 50e9,
+            counts: EIGHT_PER_HOST,
+            gpu: &H200,
+        },
     },
     Chip {
         name: "b200",
@@ -274,7 +300,13 @@ pub const CHIPS: &[Chip] = &[
         clock_hertz: None,
         price: Some(Price { on_demand: (5.50, 6.69), spot: None }),
         power_watts: Some(1000.0),
-        hosting: Hosting::Hosts { gpus_per_host: 8, counts: EIGHT_PER_HOST, gpu: &B200 },
+        hosting: Hosting::Hosts {
+            gpus_per_host: 8,
+            gpus_per_domain: 8,
+            network_bytes_per_second: 50e9,
+            counts: EIGHT_PER_HOST,
+            gpu: &B200,
+        },
     },
     Chip {
         name: "gb200",
@@ -289,7 +321,13 @@ pub const CHIPS: &[Chip] = &[
         clock_hertz: None,
         price: None,
         power_watts: None,
-        hosting: Hosting::Hosts { gpus_per_host: 4, counts: FOUR_PER_HOST, gpu: &GB200 },
+        hosting: Hosting::Hosts {
+            gpus_per_host: 4,
+            gpus_per_domain: 72,
+            network_bytes_per_second: 50e9,
+            counts: FOUR_PER_HOST,
+            gpu: &GB200,
+        },
     },
 ];
 
