@@ -1,5 +1,6 @@
 //! Every command and flag, declared once: name, help, default, parsing.
 
+pub mod plan;
 pub mod quickstart;
 pub mod serve;
 
@@ -17,6 +18,7 @@ Examples:
   fungible train examples/shakespeare.toml
   fungible eval smollm2-135m --data held-out.txt
   fungible compile llama3-8b --target v5e-8,v6e-8,h100-1
+  fungible plan train llama3-8b --targets v6e-256,h200-64
   fungible doctor
 
 Exit codes:
@@ -53,6 +55,8 @@ pub enum Command {
     Compile(CompileArguments),
     /// Show where a program's time goes on a chip that need not be here
     Profile(ProfileArguments),
+    /// Say which chip a job should run on, and what it will cost, before anything is rented
+    Plan(plan::PlanArguments),
     /// Show plugins, devices, caches, targets, and how to get what is missing
     Doctor(DoctorArguments),
     /// Install and list plugins

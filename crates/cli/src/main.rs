@@ -31,6 +31,7 @@ fn main() {
         Command::Export(arguments) => commands::export::run(&arguments),
         Command::Compile(arguments) => commands::compile::run(&arguments),
         Command::Profile(arguments) => commands::profile::run(&arguments),
+        Command::Plan(arguments) => commands::plan::run(&arguments),
         Command::Doctor(arguments) => commands::doctor::run(&arguments),
         Command::Plugin(arguments) => commands::plugin::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(&arguments),

@@ -1,3 +1,12 @@
 //! Which chip a job should run on, and what it will cost: compiles a training step or a server's programs
 //! for every target that is asked for, and makes time, memory, money and energy of what the compilers
 //! return. Prints nothing.
+
+pub mod compile;
+pub mod each;
+pub mod goal;
+pub mod price;
+pub mod row;
+pub mod serving;
+mod time;
+pub mod training;

@@ -39,6 +39,14 @@ pub struct Difference {
     pub now: Option<String>,
 }
 
+/// What a config is read for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Training,
+    /// No data is needed.
+    Planning,
+}
+
 impl Config {
     /// Reads the file and applies each `key=value` of `sets` to it, in order. What is left open is
     /// filled in: the result says everything.
@@ -47,6 +55,18 @@ impl Config {
     /// When the file cannot be read, is no TOML, has unknown keys or values out of range, or
     /// contradicts itself. The message names the key and where it was written.
     pub fn load(path: &Path, sets: &[String]) -> Result<Config, ConfigError> {
+        Config::load_for(path, sets, Use::Training)
+    }
+
+    /// As [`Config::load`], but without data if it names none: enough to know a step's program.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_to_plan(path: &Path, sets: &[String]) -> Result<Config, ConfigError> {
+        Config::load_for(path, sets, Use::Planning)
+    }
+
+    fn load_for(path: &Path, sets: &[String], what_for: Use) -> Result<Config, ConfigError> {
         let text = fs::read_to_string(path).map_err(|source| {
             let what = match source.kind() {
                 io::ErrorKind::NotFound => "it does not exist",
@@ -57,7 +77,7 @@ impl Config {
             ConfigError::NotAConfig { path: path.to_path_buf(), what }
         })?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
-        Config::parse(&text, sets, &name).map_err(|source| match source {
+        Config::parse_for(&text, sets, &name, what_for).map_err(|source| match source {
             // A flag is at fault by itself, whatever the file.
             ConfigError::Set { .. } => source,
             source => ConfigError::File { path: path.to_path_buf(), source: Box::new(source) },
@@ -69,6 +89,24 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn parse(text: &str, sets: &[String], name: &str) -> Result<Config, ConfigError> {
+        Config::parse_for(text, sets, name, Use::Training)
+    }
+
+    /// The config of a run from scratch in a known shape such as `llama3-8b`, to be planned with.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn of_shape_to_plan(shape: &str, sets: &[String]) -> Result<Config, ConfigError> {
+        let text = format!("[model]\nshape = {shape:?}\n");
+        Config::parse_for(&text, sets, shape, Use::Planning)
+    }
+
+    fn parse_for(
+        text: &str,
+        sets: &[String],
+        name: &str,
+        what_for: Use,
+    ) -> Result<Config, ConfigError> {
         let mut node = Node::parse(text)?;
         sets.iter().try_for_each(|set| node.set(set))?;
         let mut config = Config::read(&node, "")?;
@@ -79,7 +117,7 @@ impl Config {
             let output = config.output.folder.trim_end_matches('/');
             config.checkpoint.folder = format!("{output}/checkpoints");
         }
-        check::check(&config)?;
+        check::check(&config, what_for == Use::Training)?;
         Ok(config)
     }
 

@@ -4,10 +4,10 @@ use super::error::ConfigError;
 use super::keys::nearest;
 use super::sections::{Config, LORA_TARGETS, Lora, Model, Schedule, ScheduleKind};
 
-pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
+pub(super) fn check(config: &Config, needs_data: bool) -> Result<(), ConfigError> {
     let sentence = model(&config.model)
         .or_else(|| config.lora.as_ref().and_then(|settings| lora(settings, &config.model)))
-        .or_else(|| data(config))
+        .or_else(|| data(config, needs_data))
         .or_else(|| batch(config))
         .or_else(|| schedule(&config.schedule, config.training.steps))
         .or_else(|| guard(config.guard.spike_factor));
@@ -90,8 +90,8 @@ fn lora(lora: &Lora, model: &Model) -> Option<String> {
     Some(format!("lora.targets has `{unknown}`, which is no matrix of a layer: {hint}"))
 }
 
-fn data(config: &Config) -> Option<String> {
-    if config.data.sources.is_empty() {
+fn data(config: &Config, needs_data: bool) -> Option<String> {
+    if needs_data && config.data.sources.is_empty() {
         return Some(
             "there is no data: add a [[data.sources]] section with a `path`, or --set \
              data.sources=[{path=\"...\"}]"

@@ -90,7 +90,7 @@ pub fn step_program(
 }
 
 /// The model that a config trains; neither weights nor data need be here.
-fn model_config(
+pub fn model_config(
     config: &Config,
     cache: &CacheFolder,
     progress: &Progress,

@@ -1,0 +1,110 @@
+//! A job on many targets, several at a time: rows come as they are known. Knows threads and memory,
+//! nothing of what a plan is made of.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use runtime::{Target, host_memory};
+
+use crate::compile::{CompileError, Planner};
+use crate::row::{Row, Verdict};
+use crate::training::{TrainingError, TrainingJob};
+
+/// What a compiler may take of memory: a training step of Llama-3-8B for 256 TPU chips took 3.6 GiB.
+const COMPILER_BYTES: u64 = 5 << 30;
+
+/// What is planned.
+pub enum Job {
+    Training(TrainingJob),
+}
+
+/// What happens while planning, to be shown.
+pub enum Event<'a> {
+    /// A compiler begins; `what` says for what, in words.
+    Compiling {
+        target: &'a Target,
+        what: &'a str,
+    },
+    Done(&'a Row),
+}
+
+/// Compilations that this machine can run at once.
+pub fn compilations_at_once() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let memory = host_memory::available_bytes().map(|bytes| (bytes / COMPILER_BYTES) as usize);
+    processors.min(memory.unwrap_or(1)).max(1)
+}
+
+impl Job {
+    /// A row for each target, in their order. Blocks, possibly for many minutes.
+    pub fn plan(
+        &self,
+        planner: &Planner,
+        targets: &[Target],
+        threads: usize,
+        deadline: Option<Instant>,
+        on_event: &(dyn Fn(Event<'_>) + Sync),
+    ) -> Vec<Row> {
+        let next = AtomicUsize::new(0);
+        let rows = Mutex::new(Vec::with_capacity(targets.len()));
+        std::thread::scope(|scope| {
+            for _ in 0..threads.clamp(1, targets.len().max(1)) {
+                scope.spawn(|| {
+                    loop {
+                        let index = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(target) = targets.get(index) else { return };
+                        let row = self.row(planner, target, deadline, on_event);
+                        on_event(Event::Done(&row));
+                        if let Ok(mut rows) = rows.lock() {
+                            rows.push((index, row));
+                        }
+                    }
+                });
+            }
+        });
+        let mut rows = rows.into_inner().unwrap_or_default();
+        rows.sort_by_key(|&(index, _)| index);
+        rows.into_iter().map(|(_, row)| row).collect()
+    }
+
+    fn row(
+        &self,
+        planner: &Planner,
+        target: &Target,
+        deadline: Option<Instant>,
+        on_event: &(dyn Fn(Event<'_>) + Sync),
+    ) -> Row {
+        let now_compiling = |what: &str| on_event(Event::Compiling { target, what });
+        let verdict = match self {
+            Job::Training(job) => job.plan(planner, target, deadline, &now_compiling),
+        };
+        let verdict = verdict.unwrap_or_else(|error| match error {
+            TrainingError::Compile(CompileError::NoPlugin(error)) => {
+                Verdict::Skipped { reason: error.to_string() }
+            }
+            error => Verdict::Failed { reason: with_sources(&error) },
+        });
+        Row {
+            target: target.to_string(),
+            chip: target.chip.name.to_string(),
+            chips: target.chips,
+            hosts: target.hosts(),
+            verdict,
+        }
+    }
+}
+
+/// An error and what it stands on, in one line.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

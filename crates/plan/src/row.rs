@@ -1,0 +1,171 @@
+//! What a plan says of a target: data that can be printed, drawn and written as JSON. Units are in the
+//! names; memory is of one device.
+
+use runtime::profile::Temporary;
+use serde::Serialize;
+
+use crate::price::Offer;
+
+/// A target with everything that was found out about it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// As asked for, such as `v6e-256`.
+    pub target: String,
+    pub chip: String,
+    pub chips: usize,
+    pub hosts: usize,
+    pub verdict: Verdict,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+pub enum Verdict {
+    /// It fits as it was asked for.
+    Fits { plan: Box<Planned> },
+    /// It does not; with some changes, which were compiled, it does.
+    FitsChanged { misfit: Misfit, plan: Box<Planned> },
+    /// Nothing that was tried fits.
+    DoesNotFit { misfit: Misfit, tried: Vec<String> },
+    /// It was left out.
+    Skipped { reason: String },
+    /// The compiler, or what reads its answer, failed.
+    Failed { reason: String },
+}
+
+/// Why a job does not fit.
+#[derive(Clone, Debug, Serialize)]
+pub struct Misfit {
+    /// A whole sentence's worth.
+    pub reason: String,
+    pub needed_bytes: Option<u64>,
+    pub available_bytes: Option<u64>,
+    /// Whether a compiler said so; else it follows from what must be in memory at once.
+    pub compiled: bool,
+}
+
+/// A program, or several, that fit.
+#[derive(Clone, Debug, Serialize)]
+pub struct Planned {
+    /// Where it was compiled for, if that is another target than was asked for.
+    pub target: String,
+    pub chips: usize,
+    pub hosts: usize,
+    pub mesh: String,
+    /// What differs from what was asked for, as a user would write it.
+    pub changes: Vec<String>,
+    pub memory: Memory,
+    pub job: JobFigures,
+    /// Seconds in compilers, whether now or before.
+    pub compile_seconds: f64,
+    /// Whether all of it was kept from before.
+    pub cached: bool,
+    pub money: Money,
+    pub energy: Energy,
+    /// What the estimate does not know.
+    pub notes: Vec<String>,
+}
+
+/// What the two kinds of jobs have of their own.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum JobFigures {
+    Training(crate::training::Figures),
+    Serving(crate::serving::Figures),
+}
+
+/// What is in a device's memory at the greediest program's peak.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Memory {
+    pub weights_bytes: u64,
+    pub optimizer_bytes: u64,
+    pub kv_cache_bytes: u64,
+    pub other_argument_bytes: u64,
+    pub temporary_bytes: u64,
+    pub code_bytes: u64,
+    /// As the compiler counts it; less than the sum where things take turns.
+    pub needed_bytes: u64,
+    /// What the compiler lets a program use, else the data sheet's figure.
+    pub available_bytes: Option<u64>,
+    pub largest_temporaries: Vec<Temporary>,
+}
+
+/// A time with its range, and what it is made of.
+#[derive(Clone, Debug, Serialize)]
+pub struct Time {
+    pub seconds: f64,
+    pub low_seconds: f64,
+    pub high_seconds: f64,
+    /// Where it comes from, in words.
+    pub source: String,
+    /// The resource that takes most of it: `matrix unit`, `memory`, `links`, ...
+    pub bound_by: String,
+    /// Shares of the time by resource, the largest first; they add up to 1.
+    pub bounds: Vec<Part>,
+    /// Shares of the time by where the estimate comes from.
+    pub sources: Vec<Part>,
+    /// Transfers that run beside other work and are not in the time.
+    pub hidden_seconds: f64,
+    /// Kinds of instructions that the compiler gives no estimate for, and how each was timed.
+    pub not_estimated: Vec<NotEstimated>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Part {
+    pub name: String,
+    /// From 0 to 1.
+    pub share: f64,
+}
+
+/// Instructions that are timed by a model of ours.
+#[derive(Clone, Debug, Serialize)]
+pub struct NotEstimated {
+    pub name: String,
+    pub instructions: usize,
+    pub bytes: f64,
+    pub share: f64,
+    pub model: String,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Money {
+    /// The offer that the figures below are for: the cheapest of the kind that was asked for.
+    pub offer: Option<Offer>,
+    /// Training: of the tokens trained on. Serving: of those generated, when all is charged to them.
+    pub dollars_per_million_tokens: Option<f64>,
+    /// Training: of the whole run. Serving: of an hour of the whole deployment.
+    pub total_dollars: Option<f64>,
+    /// What the total is made of, the largest first.
+    pub parts: Vec<MoneyPart>,
+    /// All offers, by what the job costs there.
+    pub offers: Vec<OfferCost>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct MoneyPart {
+    pub name: String,
+    pub dollars: f64,
+    /// Whether a figure behind it is assumed; else it has a source.
+    pub assumed: bool,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct OfferCost {
+    pub offer: Offer,
+    pub dollars_per_million_tokens: f64,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Energy {
+    pub kilowatt_hours_per_million_tokens: Option<f64>,
+    /// Where it comes from: a meter, or the chips' power.
+    pub source: String,
+}
+
+impl Verdict {
+    pub fn planned(&self) -> Option<&Planned> {
+        match self {
+            Verdict::Fits { plan } | Verdict::FitsChanged { plan, .. } => Some(plan),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! x
+use serde::Serialize;
+#[derive(Clone, Debug, Serialize)]
+pub struct Figures {}

@@ -1,0 +1,424 @@
+//! A training step on every target: which mesh, does it fit, how long does it take, and if it does not
+//! fit, what would.
+
+mod mesh;
+mod variants;
+
+use std::time::Instant;
+
+use graph::{Input, Mesh, TraceError};
+use llm::ModelConfig;
+use runtime::{Purpose, Target};
+use serde::Serialize;
+use train::config::Config;
+use train::metrics::{Trained, flops_per_token, model_flops_utilization};
+use train::setup::{SetupError, step_options};
+use train::step::{StepOptions, train_step};
+
+use crate::compile::{CompileError, Compiled, Planner, too_large};
+use crate::row::{JobFigures, Memory, Misfit, Planned, Time, Verdict};
+use crate::time;
+use mesh::{Candidate, candidates};
+use variants::{Variant, variants};
+
+/// Compilations of one target until it is given up.
+const ATTEMPTS: usize = 4;
+
+/// Above this share of a device's memory the formula is believed without a compiler; it was seen to be
+/// off by less.
+const HOPELESS: f64 = 2.0;
+
+/// Meshes that are compiled at most where there is time for more than the one that looks best.
+const SHORTLIST: usize = 4;
+
+/// What is trained, and how much of it.
+pub struct TrainingJob {
+    pub config: Config,
+    pub model: ModelConfig,
+    /// Tokens of the whole run; those of the config's steps if absent.
+    pub tokens: Option<f64>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Figures {
+    pub step: Time,
+    pub tokens_per_step: u64,
+    pub tokens_per_second: f64,
+    pub tokens_per_second_per_chip: f64,
+    /// Model FLOPs utilization, from 0 to 1; none where the peak is not known.
+    pub mfu: Option<f64>,
+    /// Of the whole run.
+    pub total_tokens: f64,
+    /// Of its steps.
+    pub total_seconds: f64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum TrainingError {
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+}
+
+/// One thing that could be compiled.
+struct Choice {
+    variant: Variant,
+    options: StepOptions,
+    candidate: Candidate,
+}
+
+impl TrainingJob {
+    pub fn tokens_per_step(&self) -> u64 {
+        (self.config.training.batch_size * self.config.data.sequence_length) as u64
+    }
+
+    fn total_tokens(&self) -> f64 {
+        let of_steps = self.tokens_per_step() as f64 * self.config.training.steps as f64;
+        self.tokens.unwrap_or(of_steps)
+    }
+
+    /// Plans for one target. `now_compiling` hears of each compilation before it begins; until
+    /// `deadline`, if there is one, other meshes are compiled beside the one that looks best.
+    ///
+    /// # Errors
+    /// What is no answer about the target: a config that makes no program, a compiler that crashes.
+    pub fn plan(
+        &self,
+        planner: &Planner,
+        target: &Target,
+        deadline: Option<Instant>,
+        now_compiling: &dyn Fn(&str),
+    ) -> Result<Verdict, TrainingError> {
+        planner.plugin(target)?;
+        let inputs = self.inputs(target)?;
+        let mut search = Search { misfit: None, tried: Vec::new(), factor: 1.0, attempts: 0 };
+        for variant in variants(&self.config, target) {
+            let Some(choices) = self.choices(&variant, &inputs, &mut search)? else { continue };
+            for choice in choices {
+                if search.attempts >= ATTEMPTS {
+                    break;
+                }
+                let needed = choice.candidate.bytes as f64 * search.factor;
+                let Some(available) = choice.variant.target.memory_bytes_per_device() else {
+                    // A machine's own memory is looked at by whoever runs there.
+                    return self.first(planner, choice, now_compiling, &mut search);
+                };
+                // As asked for, a compiler is to say no; what we propose has to look good first.
+                let as_asked = choice.variant.changes.is_empty();
+                let limit = if as_asked && search.attempts == 0 { HOPELESS } else { 1.0 };
+                if needed > available as f64 * limit {
+                    search.refuse(&choice, needed as u64, available);
+                    continue;
+                }
+                match self.attempt(planner, &choice, now_compiling, &mut search)? {
+                    None => continue,
+                    Some(compiled) => {
+                        let best = self.shortlist(
+                            planner,
+                            (choice, compiled),
+                            &inputs,
+                            deadline,
+                            now_compiling,
+                        )?;
+                        return Ok(self.verdict(best, search));
+                    }
+                }
+            }
+        }
+        let misfit = search.misfit.unwrap_or_else(|| Misfit {
+            reason: "there is no mesh for it".to_string(),
+            needed_bytes: None,
+            available_bytes: target.memory_bytes_per_device(),
+            compiled: false,
+        });
+        Ok(Verdict::DoesNotFit { misfit, tried: search.tried })
+    }
+
+    /// The step's arguments with their shapes, on whatever mesh.
+    fn inputs(&self, target: &Target) -> Result<Vec<Input>, TrainingError> {
+        let mut config = self.config.clone();
+        // Only shapes are of interest, and a loop over layers is traced sooner.
+        config.training.layers = Some(train::config::Layers::Scanned);
+        let options = step_options(&config, &self.model, target.plugin(), Mesh::single())?;
+        Ok(train_step(&self.model, &options)?.program.inputs)
+    }
+
+    /// What could be compiled of a variant, the quickest first; nothing if no mesh suits it, or what the
+    /// program is given is too much for all.
+    fn choices(
+        &self,
+        variant: &Variant,
+        inputs: &[Input],
+        search: &mut Search,
+    ) -> Result<Option<Vec<Choice>>, TrainingError> {
+        let target = &variant.target;
+        let own = variant.config.mesh.to_mesh();
+        let kind = target.plugin();
+        let base = step_options(&variant.config, &self.model, kind, Mesh::single())?;
+        let mut found = candidates(&self.model, &base, inputs, target);
+        // A mesh that was asked for is the only one, where it has as many devices.
+        if own.devices() == target.devices() && own.devices() > 1 {
+            train::config::check_mesh(
+                &own,
+                &self.model,
+                base.batch_size / base.accumulation.max(1),
+            )
+            .map_err(SetupError::from)?;
+            found = vec![mesh::candidate(&self.model, &base, inputs, target, own)];
+        }
+        if found.is_empty() {
+            let devices = target.devices();
+            search.note(
+                variant,
+                Misfit {
+                    reason: format!(
+                        "{} sequences at once cannot be split over {devices} devices: `training.batch_size` / `training.accumulation` must be a multiple of data x fsdp, and heads and MLP of tensor",
+                        base.batch_size / base.accumulation.max(1)
+                    ),
+                    needed_bytes: None,
+                    available_bytes: None,
+                    compiled: false,
+                },
+            );
+            return Ok(None);
+        }
+        let fits = |candidate: &Candidate| too_large(candidate.argument_bytes, target).is_none();
+        if !found.iter().any(fits) {
+            let least = found.iter().map(|candidate| candidate.argument_bytes).min();
+            if let Some(misfit) = least.and_then(|bytes| too_large(bytes, target)) {
+                search.note(
+                    variant,
+                    Misfit {
+                        reason: "weights and optimizer state alone do not fit".to_string(),
+                        ..misfit
+                    },
+                );
+            }
+            return Ok(None);
+        }
+        found.retain(fits);
+        let choices = found.into_iter().map(|candidate| {
+            let mesh = candidate.mesh.clone();
+            let options = step_options(&variant.config, &self.model, kind, mesh)?;
+            Ok(Choice { variant: variant.clone(), options, candidate })
+        });
+        choices.collect::<Result<Vec<Choice>, TrainingError>>().map(Some)
+    }
+
+    fn first(
+        &self,
+        planner: &Planner,
+        choice: Choice,
+        now_compiling: &dyn Fn(&str),
+        search: &mut Search,
+    ) -> Result<Verdict, TrainingError> {
+        match self.attempt(planner, &choice, now_compiling, search)? {
+            Some(compiled) => {
+                let search = std::mem::take(search);
+                Ok(self.verdict((choice, compiled), search))
+            }
+            None => {
+                let search = std::mem::take(search);
+                let misfit = search.misfit.unwrap_or_else(unknown_misfit);
+                Ok(Verdict::DoesNotFit { misfit, tried: search.tried })
+            }
+        }
+    }
+
+    fn attempt(
+        &self,
+        planner: &Planner,
+        choice: &Choice,
+        now_compiling: &dyn Fn(&str),
+        search: &mut Search,
+    ) -> Result<Option<Compiled>, TrainingError> {
+        let target = &choice.variant.target;
+        now_compiling(&choice.describe());
+        let program = train_step(&self.model, &choice.options)?.program;
+        match planner.compile(&program, Purpose::Training, target)? {
+            Ok(compiled) => Ok(Some(compiled)),
+            Err(misfit) => {
+                search.attempts += 1;
+                if let Some(needed) = misfit.needed_bytes {
+                    let seen = needed as f64 / choice.candidate.bytes.max(1) as f64;
+                    search.factor = search.factor.max(seen);
+                }
+                search.note(&choice.variant, misfit);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Compiles other meshes too while there is time, and keeps the quickest.
+    fn shortlist(
+        &self,
+        planner: &Planner,
+        mut best: (Choice, Compiled),
+        inputs: &[Input],
+        deadline: Option<Instant>,
+        now_compiling: &dyn Fn(&str),
+    ) -> Result<(Choice, Compiled), TrainingError> {
+        let Some(deadline) = deadline else { return Ok(best) };
+        let variant = best.0.variant.clone();
+        let mut search = Search::default();
+        let others = self.choices(&variant, inputs, &mut search)?.unwrap_or_default();
+        let tried = best.0.candidate.mesh.clone();
+        let others = others.into_iter().filter(|other| other.candidate.mesh != tried);
+        for other in others.take(SHORTLIST - 1) {
+            if Instant::now() >= deadline {
+                break;
+            }
+            let Some(compiled) = self.attempt(planner, &other, now_compiling, &mut search)? else {
+                continue;
+            };
+            if compiled.profile.total_seconds < best.1.profile.total_seconds {
+                best = (other, compiled);
+            }
+        }
+        Ok(best)
+    }
+
+    fn verdict(&self, (choice, compiled): (Choice, Compiled), search: Search) -> Verdict {
+        let plan = Box::new(self.planned(&choice, compiled));
+        match search.misfit {
+            Some(misfit) if !choice.variant.changes.is_empty() => {
+                Verdict::FitsChanged { misfit, plan }
+            }
+            _ => Verdict::Fits { plan },
+        }
+    }
+
+    fn planned(&self, choice: &Choice, compiled: Compiled) -> Planned {
+        let target = &choice.variant.target;
+        let Compiled { memory, profile, compile_seconds, cached } = compiled;
+        let step = time::of(&profile);
+        let figures = self.figures(target, step);
+        Planned {
+            target: target.to_string(),
+            chips: target.chips,
+            hosts: target.hosts(),
+            mesh: choice.candidate.mesh.to_string(),
+            changes: choice.variant.changes.clone(),
+            memory,
+            job: JobFigures::Training(figures),
+            compile_seconds,
+            cached,
+            money: crate::row::Money::default(),
+            energy: crate::row::Energy::default(),
+            notes: profile.unknown,
+        }
+    }
+
+    /// What follows from the time of a step.
+    pub fn figures(&self, target: &Target, step: Time) -> Figures {
+        let tokens_per_step = self.tokens_per_step();
+        let tokens_per_second = tokens_per_step as f64 / step.seconds.max(f64::MIN_POSITIVE);
+        let trained = match &self.config.lora {
+            Some(_) => Trained::Lora { adapter_parameters: 0 },
+            None => Trained::All,
+        };
+        let flops = flops_per_token(&self.model, self.config.data.sequence_length, trained);
+        let (chip, devices) = (target.chip, target.devices());
+        let total_tokens = self.total_tokens();
+        Figures {
+            step,
+            tokens_per_step,
+            tokens_per_second,
+            tokens_per_second_per_chip: tokens_per_second / target.chips as f64,
+            mfu: model_flops_utilization(flops, tokens_per_second, chip, devices),
+            total_tokens,
+            total_seconds: total_tokens / tokens_per_second,
+        }
+    }
+}
+
+impl Choice {
+    fn describe(&self) -> String {
+        let mesh = &self.candidate.mesh;
+        let changes = self.variant.changes.join(", ");
+        let with = if changes.is_empty() { String::new() } else { format!(" with {changes}") };
+        match mesh.devices() {
+            1 => format!("{}{with}", self.variant.target),
+            _ => format!("{} ({mesh}){with}", self.variant.target),
+        }
+    }
+}
+
+/// What is known so far of a target.
+#[derive(Default)]
+struct Search {
+    /// Why it does not fit as it was asked for.
+    misfit: Option<Misfit>,
+    /// Everything that did not fit, in words.
+    tried: Vec<String>,
+    /// How many times the formula's bytes a compiler wanted, at most.
+    factor: f64,
+    /// Compilations that did not fit.
+    attempts: usize,
+}
+
+impl Search {
+    fn note(&mut self, variant: &Variant, misfit: Misfit) {
+        let asked = variant.changes.is_empty();
+        let what = if asked { "as asked for".to_string() } else { variant.changes.join(", ") };
+        let line = format!("{what}: {}", misfit.sentence());
+        if !self.tried.contains(&line) {
+            self.tried.push(line);
+        }
+        // Later meshes need less: the last answer for what was asked for is the closest.
+        if asked || self.misfit.is_none() {
+            self.misfit = Some(misfit);
+        }
+    }
+
+    fn refuse(&mut self, choice: &Choice, needed: u64, available: u64) {
+        if !choice.variant.changes.is_empty() || self.misfit.is_some() {
+            return;
+        }
+        let misfit = Misfit {
+            reason:
+                "by formula, weights, gradients and what is kept for the way back are far too much"
+                    .to_string(),
+            needed_bytes: Some(needed),
+            available_bytes: Some(available),
+            compiled: false,
+        };
+        self.note(&choice.variant, misfit);
+    }
+}
+
+fn unknown_misfit() -> Misfit {
+    Misfit {
+        reason: "it does not fit".to_string(),
+        needed_bytes: None,
+        available_bytes: None,
+        compiled: true,
+    }
+}
+
+impl Misfit {
+    /// Needs and has, then the reason.
+    pub fn sentence(&self) -> String {
+        let gibibytes = |bytes: u64| format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64);
+        match (self.needed_bytes, self.available_bytes) {
+            (Some(needed), Some(available)) => format!(
+                "needs {} of {} per device ({})",
+                gibibytes(needed),
+                gibibytes(available),
+                self.reason
+            ),
+            _ => self.reason.clone(),
+        }
+    }
+}
+
+/// Memory of a program without a compiler's account, for whoever measured it otherwise.
+impl Memory {
+    pub fn free_share(&self) -> Option<f64> {
+        let available = self.available_bytes.filter(|&bytes| bytes > 0)?;
+        Some(1.0 - self.needed_bytes as f64 / available as f64)
+    }
+}
