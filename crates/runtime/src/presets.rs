@@ -14,18 +14,19 @@ const SCOPED_MEMORY: &str = "xla_tpu_scoped_vmem_limit_kib";
 
 /// What is set for a program of so many devices of a chip; nothing for a chip that is not in the table.
 pub fn presets(chip: Option<&Chip>, purpose: Purpose, devices: usize) -> Settings {
-    let scoped_memory_kibibytes = match (chip.map(|chip| chip.name), purpose, devices) {
-        // 26% fewer cycles than with the default of 16 MiB; beyond, compiling takes three times as long.
-        (Some("v5e"), ..) => 64 << 10,
-        // 26% fewer cycles than with the default; twice as much is worse again.
-        (Some("v5p"), ..) => 32 << 10,
-        // A training step of the Llama-3-1B shape: 11% fewer cycles than with the default of 32 MiB, for
-        // twice as long a compilation; beyond, hardly fewer. With 64 MiB a step of the 8B shape over 16
-        // chips needs 7% more and a prefill 9%; with 48 MiB decoding of the 8B over four needs 1% more.
-        (Some("v6e"), Purpose::Training, 1) => 48 << 10,
-        // v4: no effect. tpu7x: the default is as good as anything or better.
-        _ => return Settings::new(),
-    };
+    let scoped_memory_kibibytes =
+        match (chip.map(|chip| chip.compiles_as.as_str()), purpose, devices) {
+            // 26% fewer cycles than with the default of 16 MiB; beyond, compiling takes three times as long.
+            (Some("v5e"), ..) => 64 << 10,
+            // 26% fewer cycles than with the default; twice as much is worse again.
+            (Some("v5p"), ..) => 32 << 10,
+            // A training step of the Llama-3-1B shape: 11% fewer cycles than with the default of 32 MiB, for
+            // twice as long a compilation; beyond, hardly fewer. With 64 MiB a step of the 8B shape over 16
+            // chips needs 7% more and a prefill 9%; with 48 MiB decoding of the 8B over four needs 1% more.
+            (Some("v6e"), Purpose::Training, 1) => 48 << 10,
+            // v4: no effect. tpu7x: the default is as good as anything or better.
+            _ => return Settings::new(),
+        };
     vec![(SCOPED_MEMORY.to_string(), Setting::Integer(scoped_memory_kibibytes))]
 }
 

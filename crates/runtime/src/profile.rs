@@ -48,7 +48,7 @@ pub enum ProfileError {
     #[error(
         "there are no peak rates for `{0}`, so nothing can be estimated for it; measure it with `fungible bench` instead"
     )]
-    NoFigures(&'static str),
+    NoFigures(String),
 }
 
 /// Where a time comes from.

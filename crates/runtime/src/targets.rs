@@ -1,11 +1,10 @@
 //! What `v6e-16` or `h200-8` means: a chip, a number of them, and what the plugin's compiler is
 //! told so that it compiles for them. Loads no plugin.
 
-use std::cmp::Reverse;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::chips::{self, Chip, Hosting};
+use crate::chips::{self, Chip, Hosting, Slice, names};
 use crate::discover::PluginKind;
 use crate::gpu_target;
 use crate::settings::{Setting, Settings};
@@ -13,11 +12,19 @@ use crate::settings::{Setting, Settings};
 /// Virtual CPU devices share one machine; more than this many help no one.
 const CPU_DEVICES_MAX: usize = 256;
 
-/// A number of chips of one kind. Spelled `<chip>-<number of chips>`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// A number of chips of one kind that can be compiled for. Spelled `<chip>-<number of chips>`.
+#[derive(Clone, Copy, Debug)]
 pub struct Target {
     pub chip: &'static Chip,
     pub chips: usize,
+    plugin: PluginKind,
+}
+
+/// Chips are told apart by name.
+impl PartialEq for Target {
+    fn eq(&self, other: &Target) -> bool {
+        (&self.chip.name, self.chips) == (&other.chip.name, other.chips)
+    }
 }
 
 /// What a plugin is asked for in order to compile without a device.
@@ -39,9 +46,34 @@ pub enum TargetError {
         "{chip} does not come in {count} chips; use one of {legal} (counts are chips, not cores)"
     )]
     IllegalCount { chip: &'static str, count: usize, legal: String },
+    /// A name of a provider's, whose counts mean something else there.
+    #[error("`{name}` is {provider}'s name for what is called `{ours}` here: {counts}")]
+    ForeignName { name: String, provider: &'static str, ours: String, counts: String },
+    /// It is in the catalog for its figures and prices.
+    #[error(
+        "nothing here compiles for {chip} ({description}), so {target} cannot be sized or timed; `fungible chips {chip}` shows its figures and prices"
+    )]
+    NoCompiler { target: String, chip: &'static str, description: &'static str },
 }
 
 impl Target {
+    /// # Errors
+    /// A number that the chip does not come in, and a chip that nothing here compiles for.
+    pub fn new(chip: &'static Chip, chips: usize) -> Result<Target, TargetError> {
+        if !legal_counts(chip).contains(&chips) {
+            let legal = spell_counts(chip);
+            return Err(TargetError::IllegalCount { chip: &chip.name, count: chips, legal });
+        }
+        match chip.plugin {
+            Some(plugin) => Ok(Target { chip, chips, plugin }),
+            None => Err(TargetError::NoCompiler {
+                target: format!("{}-{chips}", chip.name),
+                chip: &chip.name,
+                description: &chip.description,
+            }),
+        }
+    }
+
     /// Devices that the plugin shows for it.
     pub fn devices(&self) -> usize {
         self.chips * self.chip.devices_per_chip
@@ -61,7 +93,20 @@ impl Target {
     }
 
     pub fn plugin(&self) -> PluginKind {
-        self.chip.plugin
+        self.plugin
+    }
+
+    /// Machines that it takes.
+    pub fn hosts(&self) -> usize {
+        let per_host = match &self.chip.hosting {
+            Hosting::Processor => return 1,
+            Hosting::Torus { slices, .. } => {
+                let slice = slices.iter().find(|slice| slice.chips == self.chips);
+                slice.map_or(self.chip.chips_per_host(), Slice::chips_per_host)
+            }
+            Hosting::Hosts { gpus_per_host, .. } => *gpus_per_host,
+        };
+        self.chips.div_ceil(per_host)
     }
 
     /// Memory of one device, in bytes, as the data sheet says; nothing for the processor.
@@ -81,11 +126,12 @@ impl Target {
                 // Always given: older libtpus refuse slices smaller than a host without it.
                 set("chips_per_host_bounds", Setting::Integers(slice.host.to_vec()));
                 if let Some(config) = config {
-                    set("chip_config_name", Setting::Text((*config).to_string()));
+                    set("chip_config_name", Setting::Text(config.clone()));
                 }
-                format!("{}:{}", self.chip.name, slice.bounds)
+                format!("{}:{}", self.chip.compiles_as, slice.bounds)
             }
             Hosting::Hosts { gpus_per_host, gpu, .. } => {
+                let gpu = gpu.as_ref()?;
                 let hosts = self.chips.div_ceil(*gpus_per_host);
                 let per_host = self.chips.min(*gpus_per_host);
                 // partitions x hosts x devices per host
@@ -103,7 +149,7 @@ pub fn legal_counts(chip: &Chip) -> Vec<usize> {
     match &chip.hosting {
         Hosting::Processor => (1..=CPU_DEVICES_MAX).collect(),
         Hosting::Torus { slices, .. } => slices.iter().map(|slice| slice.chips).collect(),
-        Hosting::Hosts { counts, .. } => counts.to_vec(),
+        Hosting::Hosts { counts, .. } => counts.clone(),
     }
 }
 
@@ -118,7 +164,7 @@ fn spell_counts(chip: &Chip) -> String {
 impl fmt::Display for Target {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.chip.hosting, self.chips) {
-            (Hosting::Processor, 1) => formatter.write_str(self.chip.name),
+            (Hosting::Processor, 1) => formatter.write_str(&self.chip.name),
             (_, chips) => write!(formatter, "{}-{chips}", self.chip.name),
         }
     }
@@ -133,56 +179,63 @@ impl FromStr for Target {
             None => (name, None),
         };
         let Some(chip) = chips::find(chip_name) else {
-            let known: Vec<&str> = chips::CHIPS.iter().map(|chip| chip.name).collect();
+            if let Some(foreign) = foreign_name(name) {
+                return Err(foreign);
+            }
+            let known = chips::chips().iter().filter(|chip| chip.plugin.is_some());
+            let known: Vec<&str> = known.map(|chip| chip.name.as_str()).collect();
             return Err(TargetError::UnknownChip {
                 name: name.to_string(),
                 nearest: nearest(chip_name, count, &known),
                 known: known.join(", "),
             });
         };
-        let legal = || spell_counts(chip);
-        let missing =
-            || TargetError::NoCount { name: name.to_string(), chip: chip.name, legal: legal() };
         let count = match count {
-            Some(count) => count.parse().map_err(|_| missing())?,
-            None if chip.hosting == Hosting::Processor => 1,
-            None => return Err(missing()),
+            Some(count) => count.parse().ok(),
+            None if chip.hosting == Hosting::Processor => Some(1),
+            None => None,
         };
-        if !legal_counts(chip).contains(&count) {
-            return Err(TargetError::IllegalCount { chip: chip.name, count, legal: legal() });
-        }
-        Ok(Target { chip, chips: count })
+        let Some(count) = count else {
+            let legal = spell_counts(chip);
+            return Err(TargetError::NoCount { name: name.to_string(), chip: &chip.name, legal });
+        };
+        Target::new(chip, count)
     }
 }
 
-/// The known chip whose name is the fewest edits away, the longer common beginning deciding (`v6` is
-/// as close to `v4` as to `v6e`), with the count that was asked for if it comes in that many.
+/// What a name means that is not ours but a provider's.
+fn foreign_name(name: &str) -> Option<TargetError> {
+    let lower = name.to_ascii_lowercase();
+    let (kind, count) = lower.rsplit_once('-')?;
+    let count: usize = count.parse().ok()?;
+    // Google's names with and without the prefix that SkyPilot gives them, in chips or in cores, of
+    // which these chips have two.
+    let (chip, cores_per_chip) = match kind {
+        "v5litepod" | "v5lite" | "tpu-v5litepod" => ("v5e", 1),
+        "tpu-v6e" => ("v6e", 1),
+        "tpu-v4" => ("v4", 2),
+        "tpu-v5p" => ("v5p", 2),
+        "tpu-7x" | "tpu-tpu7x" => ("tpu7x", 2),
+        _ => return None,
+    };
+    let counts = match cores_per_chip {
+        1 => "both count chips".to_string(),
+        _ => format!("{count} counts cores there and chips here, two cores each"),
+    };
+    let chips = count.div_ceil(cores_per_chip);
+    let ours = format!("{chip}-{chips}");
+    Some(TargetError::ForeignName { name: name.to_string(), provider: "Google", ours, counts })
+}
+
+/// The known chip that is meant, with the count that was asked for if it comes in that many.
 fn nearest(chip: &str, count: Option<&str>, known: &[&str]) -> String {
-    let in_common = |name: &str| chip.chars().zip(name.chars()).take_while(|(a, b)| a == b).count();
-    let closeness = |name: &&&str| (edit_distance(chip, name), Reverse(in_common(name)));
-    let best = known.iter().min_by_key(closeness).copied().unwrap_or("cpu");
+    let best = names::nearest(chip, known.iter().copied()).unwrap_or("cpu");
     let count = count.and_then(|count| count.parse::<usize>().ok());
     let legal = chips::find(best).map(legal_counts).unwrap_or_default();
     match (count.filter(|count| legal.contains(count)), legal.first()) {
         (Some(count), _) | (None, Some(&count)) => format!("{best}-{count}"),
         (None, None) => best.to_string(),
     }
-}
-
-/// Levenshtein's distance in characters, ignoring case.
-pub fn edit_distance(left: &str, right: &str) -> usize {
-    let right: Vec<char> = right.to_lowercase().chars().collect();
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (index, character) in left.to_lowercase().chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = index + 1;
-        for (column, other) in right.iter().enumerate() {
-            let substituted = diagonal + usize::from(character != *other);
-            diagonal = row[column + 1];
-            row[column + 1] = substituted.min(row[column] + 1).min(diagonal + 1);
-        }
-    }
-    row[right.len()]
 }
 
 #[cfg(test)]
@@ -195,9 +248,9 @@ mod tests {
 
     #[test]
     fn names_go_there_and_back() {
-        for chip in chips::CHIPS {
+        for chip in chips::chips().iter().filter(|chip| chip.plugin.is_some()) {
             for count in legal_counts(chip) {
-                let target = Target { chip, chips: count };
+                let target = Target::new(chip, count).unwrap();
                 assert_eq!(target.to_string().parse::<Target>().unwrap(), target);
             }
         }
@@ -205,9 +258,9 @@ mod tests {
 
     #[test]
     fn slices_hold_as_many_chips_as_they_say() {
-        for chip in chips::CHIPS {
+        for chip in chips::chips() {
             let Hosting::Torus { slices, .. } = &chip.hosting else { continue };
-            for slice in *slices {
+            for slice in slices {
                 let product: usize =
                     slice.bounds.split('x').map(|part| part.parse::<usize>().unwrap()).product();
                 assert_eq!(product, slice.chips, "{} {}", chip.name, slice.bounds);
@@ -248,9 +301,42 @@ mod tests {
     }
 
     #[test]
-    fn distances() {
-        assert_eq!(edit_distance("kitten", "sitting"), 3);
-        assert_eq!(edit_distance("", "abc"), 3);
-        assert_eq!(edit_distance("V5E", "v5e"), 0);
+    fn names_of_providers_are_explained() {
+        assert_eq!(
+            error("v5litepod-16"),
+            "`v5litepod-16` is Google's name for what is called `v5e-16` here: both count chips"
+        );
+        assert_eq!(
+            error("tpu-v5p-16"),
+            "`tpu-v5p-16` is Google's name for what is called `v5p-8` here: 16 counts cores there and chips here, two cores each"
+        );
+        assert!(error("v5lite-x").contains("did you mean `v5e-1`?"), "{}", error("v5lite-x"));
+    }
+
+    #[test]
+    fn a_chip_without_a_compiler_is_no_target() {
+        assert_eq!(
+            error("mi300x-8"),
+            "nothing here compiles for mi300x (AMD Instinct MI300X), so mi300x-8 cannot be sized or timed; `fungible chips mi300x` shows its figures and prices"
+        );
+        assert!(error("mi300x-3").contains("does not come in 3 chips"));
+    }
+
+    #[test]
+    fn hosts_are_counted() {
+        let hosts = |name: &str| name.parse::<Target>().unwrap().hosts();
+        for (name, count) in [
+            ("cpu-8", 1),
+            ("v5e-1", 1),
+            ("v5e-8", 1),
+            ("v5e-16", 4),
+            ("v5p-2", 1),
+            ("tpu7x-64", 16),
+            ("h100-4", 1),
+            ("h100-16", 2),
+            ("gb200-72", 18),
+        ] {
+            assert_eq!(hosts(name), count, "{name}");
+        }
     }
 }

@@ -8,7 +8,7 @@ mod support;
 
 use graph::Mesh;
 use pjrt::{Plugin, Topology};
-use runtime::chips::{CHIPS, Chip};
+use runtime::chips::{Chip, chips};
 use runtime::environment::{compile_only_environment, required_environment, restart_with};
 use runtime::settings::to_values;
 use runtime::targets::legal_counts;
@@ -59,7 +59,7 @@ fn main() {
 }
 
 fn chips_of(location: &PluginLocation) -> impl Iterator<Item = &'static Chip> {
-    CHIPS.iter().filter(|chip| chip.plugin == location.kind)
+    chips().iter().filter(|chip| chip.plugin == Some(location.kind))
 }
 
 /// The plugin knows every target of ours, and shows as many devices as we say.
@@ -67,7 +67,7 @@ fn names(location: &PluginLocation) {
     let plugin = Plugin::load(&location.path).unwrap();
     for chip in chips_of(location) {
         for chips in legal_counts(chip) {
-            let target = Target { chip, chips };
+            let target = Target::new(chip, chips).unwrap();
             let request = target.topology().unwrap();
             let topology = Topology::create(&plugin, &request.name, &to_values(&request.options))
                 .unwrap_or_else(|error| panic!("{target}: {error}"));
@@ -76,7 +76,7 @@ fn names(location: &PluginLocation) {
             if location.kind == PluginKind::Tpu {
                 assert_eq!(
                     Some(devices[0].kind.as_str()),
-                    chip.device_kinds.first().copied(),
+                    chip.device_kinds.first().map(String::as_str),
                     "{target}"
                 );
             }
@@ -92,7 +92,7 @@ fn compiles(compiler: &Compiler, location: &PluginLocation) {
     let choices = CompileChoices { optimized_program: true, ..CompileChoices::default() };
     for chip in chips_of(location) {
         for chips in [legal_counts(chip)[0], 8] {
-            let target = Target { chip, chips };
+            let target = Target::new(chip, chips).unwrap();
             let program = matmul(&split(&target), 64, 256, 1024);
             let report = compiler.compile_for(&program, &target, location, &choices).unwrap();
             assert_eq!(report.fit, Fit::Fits, "{target}");
@@ -111,7 +111,7 @@ fn compiles(compiler: &Compiler, location: &PluginLocation) {
 
 fn too_large(compiler: &Compiler, location: &PluginLocation) {
     for chip in chips_of(location) {
-        let target = Target { chip, chips: legal_counts(chip)[0] };
+        let target = Target::new(chip, legal_counts(chip)[0]).unwrap();
         // Two matrices of 298 GiB.
         let program = matmul(
             &Mesh::new(&[("data", 1), ("tensor", target.devices())]),

@@ -183,14 +183,14 @@ fn money_and_energy_by_hand() {
     // Eight chips for half an hour are four chip-hours.
     let run = summary("v6e", 8, 1800.0);
     assert_eq!(run.chip_seconds, 14_400.0);
-    assert_eq!(run.dollars, Some((4.0 * 2.70, 4.0 * 2.70)));
+    assert_eq!(run.dollars, Some((4.0 * 2.70, 4.0 * 3.24)));
     assert_eq!(
         run.to_string(),
-        "4.0 chip-hours (v6e), about $10.80 ($2.70 per chip-hour on demand, SkyPilot's catalog, \
-         autumn 2026), power not known"
+        "4.0 chip-hours (v6e), about $10.80 to $12.96 ($2.70 (gcp) to $3.24 (gcp) per chip-hour on \
+         demand, SkyPilot's catalog, v8/gcp, revision 006059e0f18a, 2026-11-23), power not known"
     );
     let run = summary("h100", 2, 3600.0);
-    assert_eq!(run.money().unwrap(), "$5.90 to $21.96");
+    assert_eq!(run.money().unwrap(), "$4.58 to $21.96");
     assert_eq!(run.energy().unwrap(), "1.40 kWh");
     assert_eq!(summary("h100", 1, 36.0).energy().unwrap(), "7.0 Wh");
     // Virtual devices of one processor.

@@ -40,7 +40,7 @@ pub fn run(arguments: &DoctorArguments) -> Outcome {
     for kind in PluginKind::ALL {
         findings.extend(plugin(kind, &discovery));
         if discovery.find(kind).is_ok() {
-            targets.extend(chips::CHIPS.iter().filter(|chip| chip.plugin == kind));
+            targets.extend(chips::chips().iter().filter(|chip| chip.plugin == Some(kind)));
         }
     }
     findings.extend(models(&cache));

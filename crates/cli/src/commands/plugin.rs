@@ -19,7 +19,7 @@ pub fn run(arguments: &PluginArguments) -> Outcome {
 fn install(name: &str) -> Outcome {
     let Some(package) = registry::find(name).filter(|p| p.kind == PackageKind::Plugin) else {
         let known: Vec<&str> = registry::plugins().map(|package| package.name.as_str()).collect();
-        let nearest = known.iter().min_by_key(|k| runtime::targets::edit_distance(name, k));
+        let nearest = known.iter().min_by_key(|k| runtime::chips::names::edit_distance(name, k));
         return Err(Failure::usage(format!(
             "there is no plugin `{name}`; did you mean `{}`? Known: {}",
             nearest.copied().unwrap_or("cpu"),

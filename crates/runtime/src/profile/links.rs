@@ -52,7 +52,7 @@ impl Links {
         let all = chip.link_bytes_per_second / chip.devices_per_chip as f64;
         match &chip.hosting {
             Hosting::Torus { slices, .. } => {
-                let bounds = slices.first().map_or("1x1", |slice| slice.bounds);
+                let bounds = slices.first().map_or("1x1", |slice| slice.bounds.as_str());
                 let dimensions = bounds.split('x').count() as f64;
                 Links {
                     ring_bytes_per_second: all / dimensions,

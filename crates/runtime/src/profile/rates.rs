@@ -25,13 +25,17 @@ impl Rates {
             clock_hertz: chip.clock_hertz,
             bf16_flops_per_second,
             f32_flops_per_second: match &chip.hosting {
-                Hosting::Hosts { gpu, .. } => vector_flops_per_second(gpu),
+                Hosting::Hosts { gpu: Some(gpu), .. } => vector_flops_per_second(gpu),
+                // Nothing compiles for it, so there is no program to look at.
+                Hosting::Hosts { gpu: None, .. } => {
+                    return Err(ProfileError::NoFigures(chip.name.clone()));
+                }
                 Hosting::Torus { .. } | Hosting::Processor => bf16_flops_per_second,
             },
         };
         match rates.memory_bytes_per_second > 0.0 && bf16_flops_per_second > 0.0 {
             true => Ok(rates),
-            false => Err(ProfileError::NoFigures(chip.name)),
+            false => Err(ProfileError::NoFigures(chip.name.clone())),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use runtime::chips::{Chip, Hosting, PRICES_FROM};
+use runtime::chips::{Chip, Hosting};
 use serde::{Deserialize, Serialize};
 
 /// Chip time, money and energy of a run.
@@ -39,14 +39,18 @@ impl RunSummary {
         };
         let chip_seconds = seconds * chips;
         let hours = chip_seconds / 3600.0;
+        let prices = chip.on_demand();
         RunSummary {
-            chip: Some(chip.name.to_string()),
+            chip: Some(chip.name.clone()),
             chip_seconds,
-            dollars: chip.price.map(|price| (hours * price.on_demand.0, hours * price.on_demand.1)),
+            dollars: prices.map(|prices| {
+                let (low, high) = prices.dollars();
+                (hours * low, hours * high)
+            }),
             kilowatt_hours: chip.power_watts.map(|watts| hours * watts / 1000.0),
-            source: match chip.price {
-                Some(price) => {
-                    format!("{} per chip-hour on demand, {PRICES_FROM}", dollars(price.on_demand))
+            source: match prices {
+                Some(prices) => {
+                    format!("{prices} per chip-hour on demand, {}", prices.sources())
                 }
                 None => format!("no list price for {}", chip.description),
             },
