@@ -443,6 +443,10 @@ pub struct ProfileShow {
     /// What the time is added up by
     #[arg(long, value_enum, default_value_t = ProfileBy::Instruction)]
     pub by: ProfileBy,
+    /// How often loops turn whose number of turns depends on data, such as over the pages of a decode
+    /// step's longest sequence
+    #[arg(long, value_name = "N")]
+    pub loop_turns: Option<u64>,
     /// Print one JSON object instead of tables
     #[arg(long)]
     pub json: bool,

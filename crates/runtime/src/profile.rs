@@ -2,9 +2,16 @@
 //! optimized program with its seconds, how often it runs, and the line of the model it comes from.
 //!
 //! TPU compilers write the cycles they expect next to most instructions; what has none is timed from
-//! its bytes, its matrix products and the chip's peaks, and what goes between devices from the links.
-//! An estimate compares programs; it is no measurement. Knows no model, and no way to compile.
+//! its bytes, its matrix products and what the chip reaches of its peaks, and what goes between devices
+//! from the links. An estimate is no measurement, and says how wrong it may be. The guide to it is
+//! `docs/planning-model.md`. Knows no model, and no way to compile.
 
+mod bounds;
+mod cost;
+mod efficiency;
+mod estimate;
+mod groups;
+mod hosts;
 mod links;
 mod module;
 mod place;
@@ -15,23 +22,29 @@ mod temporaries;
 #[cfg(test)]
 mod tests;
 mod timeline;
+mod torus;
 mod trips;
+mod unestimated;
 mod work;
 
 use std::collections::HashMap;
 
 use serde::Serialize;
 
-use crate::chips::Hosting;
 use crate::discover::PluginKind;
 use crate::targets::Target;
 
-use links::Links;
+pub use bounds::Bound;
+use cost::Costs;
+use efficiency::Band;
+use estimate::Estimate;
 use module::Module;
 use place::Place;
 use rates::Rates;
 pub use temporaries::Temporary;
 use timeline::{Step, Timelines};
+use unestimated::Kinds;
+pub use unestimated::Unestimated;
 
 /// How many temporaries are kept.
 const TEMPORARIES_MAX: usize = 50;
@@ -57,15 +70,17 @@ pub enum ProfileError {
 pub enum Source {
     /// The compiler's own cycles over the chip's clock.
     Compiler,
-    /// Bytes over memory bandwidth.
+    /// Bytes over what the memory reaches.
     Bytes,
-    /// Bytes over the links between devices.
+    /// Bytes over the links between devices, and steps.
     Links,
-    /// The longer of bytes over bandwidth and matrix products over their peak rate.
+    /// The longer of bytes, and of matrix products over the rate that they reach.
     Roofline,
 }
 
 impl Source {
+    const ALL: [Source; 4] = [Source::Compiler, Source::Bytes, Source::Links, Source::Roofline];
+
     pub fn name(self) -> &'static str {
         match self {
             Source::Compiler => "compiler",
@@ -76,24 +91,69 @@ impl Source {
     }
 }
 
+/// What a caller knows of a program beyond its text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProfileOptions {
+    /// How often the loops turn whose trips depend on data, such as the loop over pages of a decode
+    /// step; once if not given.
+    pub unstated_loop_turns: Option<u64>,
+}
+
 /// The estimated cost of one run of a program on one device.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Profile {
+    /// What is likely.
     pub total_seconds: f64,
+    /// The shortest and the longest that would not surprise: every source of times has a range
+    /// ([`Profile::ranges`]), and all are off in the same direction at once.
+    pub low_seconds: f64,
+    pub high_seconds: f64,
     /// Transfers that run beside other instructions and are not in the total.
     pub hidden_seconds: f64,
+    /// What is waited for; the shares add up to 1.
+    pub bounds: Vec<BoundShare>,
     /// By where the time comes from; each list is sorted, the costliest first.
     pub by_source: Vec<Share>,
     pub by_opcode: Vec<Share>,
     /// By parameter path, all layers together (`model.layers.*.mlp`), or by source file where there
     /// is no path.
     pub by_path: Vec<Share>,
+    /// How far off the times of each source may be.
+    pub ranges: Vec<Range>,
+    /// What the compiler has no estimate for, and what stands in for it.
+    pub unestimated: Vec<Unestimated>,
     /// Every instruction that takes time, the costliest first.
     pub instructions: Vec<Costed>,
     /// The largest values in the device's main memory that are no arguments and no results.
     pub largest_temporaries: Vec<Temporary>,
-    /// What the estimate could not know, one sentence each.
+    /// What the estimate could not know, or had to be told, one sentence each.
     pub unknown: Vec<String>,
+}
+
+impl Profile {
+    /// What is waited for most; nothing if the program does nothing.
+    pub fn bound_by(&self) -> Option<Bound> {
+        self.bounds.first().filter(|share| share.seconds > 0.0).map(|share| share.bound)
+    }
+}
+
+/// The part of the total that a part of the machine is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct BoundShare {
+    pub bound: Bound,
+    pub seconds: f64,
+    /// Of the total, from 0 to 1.
+    pub share: f64,
+}
+
+/// How far off the times of a source may be.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Range {
+    pub source: Source,
+    pub seconds: f64,
+    pub low_seconds: f64,
+    pub high_seconds: f64,
+    pub reason: &'static str,
 }
 
 /// A part of the total.
@@ -114,7 +174,10 @@ pub struct Costed {
     pub path: String,
     /// File and line that traced it; may be empty.
     pub line: String,
+    /// What is likely, and the shortest and longest that would not surprise.
     pub seconds: f64,
+    pub low_seconds: f64,
+    pub high_seconds: f64,
     /// Of the total, from 0 to 1.
     pub share: f64,
     /// What it takes beside other instructions, and is not waited for.
@@ -125,6 +188,7 @@ pub struct Costed {
     /// Operations of matrix products in one run; TPU products are counted without padding.
     pub flops: f64,
     pub source: Source,
+    pub bound: Bound,
 }
 
 /// Whether programs for a target can be estimated, to be asked before they are compiled.
@@ -140,16 +204,29 @@ pub fn check(target: &Target) -> Result<(), ProfileError> {
 /// # Errors
 /// Bytes that are no program, and targets without peak rates.
 pub fn profile(code: &[u8], target: &Target) -> Result<Profile, ProfileError> {
-    let rates = Rates::of(target.chip)?;
+    profile_with(code, target, &ProfileOptions::default())
+}
+
+/// The same, with what the caller knows beyond the program.
+///
+/// # Errors
+/// As [`profile`].
+pub fn profile_with(
+    code: &[u8],
+    target: &Target,
+    options: &ProfileOptions,
+) -> Result<Profile, ProfileError> {
+    check(target)?;
     let proto = module::decode(code)?;
     let module = Module::new(&proto, target.plugin() == PluginKind::Tpu);
     if module.computation(module.entry).is_none() {
         return Err(ProfileError::Unreadable("it has no entry".to_string()));
     }
-    let links = Links::of(target.chip);
-    let mut timelines = Timelines::new(&module, rates, links, target.devices());
-    let total_seconds = timelines.run(module.entry)?.seconds;
+    let mut timelines = Timelines::new(Costs::new(&module, target)?, options);
+    let total = timelines.run(module.entry)?.seconds;
+    let total_seconds = total.likely;
     let visits = visits(&module, &timelines);
+    let mut sums = Sums::default();
     let mut instructions = Vec::new();
     let mut largest_temporaries = Vec::new();
     for id in timelines.finished.iter().rev() {
@@ -160,6 +237,7 @@ pub fn profile(code: &[u8], target: &Target) -> Result<Profile, ProfileError> {
         };
         for step in &timeline.steps {
             let place = place::of(&module, computation, step.instruction, &visit.around);
+            sums.add(&module, step, visit.times);
             instructions.push(costed(step, place, visit.times, total_seconds));
         }
         let entry = *id == module.entry;
@@ -171,14 +249,64 @@ pub fn profile(code: &[u8], target: &Target) -> Result<Profile, ProfileError> {
     let shares = |name: fn(&Costed) -> String| shares(&instructions, total_seconds, name);
     Ok(Profile {
         total_seconds,
+        low_seconds: total.low,
+        high_seconds: total.high,
         hidden_seconds: instructions.iter().map(|costed| costed.hidden_seconds).sum(),
+        bounds: sums.bounds(total_seconds),
         by_source: shares(|costed| costed.source.name().to_string()),
         by_opcode: shares(|costed| costed.opcode.clone()),
         by_path: shares(part_of_model),
+        ranges: sums.ranges(target.plugin()),
+        unestimated: sums.kinds.finish(total_seconds),
         largest_temporaries,
-        unknown: unknown(target, &timelines, &instructions),
+        unknown: unknown(target, options, &timelines, &instructions),
         instructions,
     })
+}
+
+/// What the steps come to together.
+#[derive(Default)]
+struct Sums {
+    bounds: HashMap<Bound, f64>,
+    sources: Vec<(Source, Estimate)>,
+    kinds: Kinds,
+}
+
+impl Sums {
+    fn add(&mut self, module: &Module<'_>, step: &Step<'_>, times: f64) {
+        let waited = step.waited * times;
+        let cost = &step.cost;
+        *self.bounds.entry(Bound::Starts).or_default() += waited.likely * cost.starting;
+        *self.bounds.entry(cost.bound).or_default() += waited.likely * (1.0 - cost.starting);
+        self.sources.push((cost.source, waited));
+        let seconds = [waited.likely, step.hidden_seconds() * times];
+        self.kinds.add(module, step.instruction, cost, times, seconds);
+    }
+
+    fn bounds(&self, total_seconds: f64) -> Vec<BoundShare> {
+        let share = |bound: Bound| {
+            let seconds = self.bounds.get(&bound).copied().unwrap_or(0.0);
+            BoundShare { bound, seconds, share: share(seconds, total_seconds) }
+        };
+        let mut shares: Vec<BoundShare> = Bound::ALL.into_iter().map(share).collect();
+        shares.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        shares
+    }
+
+    fn ranges(&self, plugin: PluginKind) -> Vec<Range> {
+        let range = |source: Source| {
+            let of = self.sources.iter().filter(|(of, _)| *of == source);
+            let sum = of.fold(None, |sum: Option<Estimate>, (_, waited)| {
+                Some(sum.unwrap_or_default() + *waited)
+            })?;
+            let reason = Band::of(source, plugin).reason;
+            let (low_seconds, high_seconds) = (sum.low, sum.high);
+            Some(Range { source, seconds: sum.likely, low_seconds, high_seconds, reason })
+        };
+        let mut ranges: Vec<Range> = Source::ALL.into_iter().filter_map(range).collect();
+        ranges.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        ranges
+    }
 }
 
 /// How often a computation runs, and the place of what runs it.
@@ -213,19 +341,24 @@ fn visits(module: &Module<'_>, timelines: &Timelines<'_, '_>) -> HashMap<i64, Vi
 }
 
 fn costed(step: &Step<'_>, place: Place, times: f64, total_seconds: f64) -> Costed {
-    let seconds = step.seconds * times;
+    let waited = step.waited * times;
+    // Less may be waited for where all takes longer.
+    let ends = [waited.low, waited.likely, waited.high];
     Costed {
         name: step.instruction.name.clone(),
         opcode: step.instruction.opcode.clone(),
         path: place.path,
         line: place.source,
-        seconds,
-        share: share(seconds, total_seconds),
-        hidden_seconds: step.hidden_seconds * times,
+        seconds: waited.likely,
+        low_seconds: ends.into_iter().fold(f64::INFINITY, f64::min),
+        high_seconds: ends.into_iter().fold(0.0, f64::max),
+        share: share(waited.likely, total_seconds),
+        hidden_seconds: step.hidden_seconds() * times,
         times,
-        bytes: step.bytes,
-        flops: step.flops,
-        source: step.source,
+        bytes: step.cost.bytes,
+        flops: step.cost.flops,
+        source: step.cost.source,
+        bound: step.cost.bound,
     }
 }
 
@@ -258,10 +391,20 @@ fn part_of_model(costed: &Costed) -> String {
 }
 
 /// What a reader of the figures should know.
-fn unknown(target: &Target, timelines: &Timelines<'_, '_>, costed: &[Costed]) -> Vec<String> {
+fn unknown(
+    target: &Target,
+    options: &ProfileOptions,
+    timelines: &Timelines<'_, '_>,
+    costed: &[Costed],
+) -> Vec<String> {
     let mut unknown = Vec::new();
     for name in &timelines.endless {
-        unknown.push(format!("how often the loop `{name}` runs is not known; it counts once"));
+        unknown.push(match options.unstated_loop_turns {
+            Some(turns) => format!(
+                "how often the loop `{name}` runs depends on data; it counts {turns} times, as was asked"
+            ),
+            None => format!("how often the loop `{name}` runs is not known; it counts once"),
+        });
     }
     let used = |source| costed.iter().any(|costed| costed.source == source);
     if let Some(hertz) = target.chip.clock_hertz
@@ -272,14 +415,6 @@ fn unknown(target: &Target, timelines: &Timelines<'_, '_>, costed: &[Costed]) ->
         unknown.push(format!(
             "the clock of {} is taken to be {gigahertz} GHz, which was not checked against programs of known speed",
             target.chip.name
-        ));
-    }
-    if let Hosting::Hosts { gpus_per_host, .. } = target.chip.hosting
-        && target.chips > gpus_per_host
-        && used(Source::Links)
-    {
-        unknown.push(format!(
-            "collectives over more than {gpus_per_host} GPUs are timed as if NVLink joined all of them"
         ));
     }
     unknown

@@ -79,19 +79,6 @@ impl Target {
         self.chips * self.chip.devices_per_chip
     }
 
-    /// Machines that it is spread over.
-    pub fn hosts(&self) -> usize {
-        match &self.chip.hosting {
-            Hosting::Processor => 1,
-            Hosting::Torus { slices, .. } => {
-                let slice = slices.iter().find(|slice| slice.chips == self.chips);
-                let per_host = slice.map_or(4, |slice| slice.host.iter().product::<i64>());
-                self.chips.div_ceil(usize::try_from(per_host).unwrap_or(1).max(1))
-            }
-            Hosting::Hosts { gpus_per_host, .. } => self.chips.div_ceil(*gpus_per_host),
-        }
-    }
-
     pub fn plugin(&self) -> PluginKind {
         self.plugin
     }

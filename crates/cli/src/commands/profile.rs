@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use graph::{AttentionKernel, Mesh, Program};
 use llm::models::CacheShape;
 use llm::programs::{self, ProgramOptions};
-use runtime::profile::{self, Costed, Profile, Share, Temporary};
+use runtime::profile::{
+    self, Costed, Profile, ProfileOptions, Range, Share, Source, Temporary, Unestimated,
+};
 use runtime::{
     CacheFolder, CompileChoices, Compiler, Discovery, Fit, PluginLocation, Purpose, Target,
     TargetReport,
@@ -68,7 +70,7 @@ pub fn profile_programs(
         if let Some(file) = dump {
             write(&dump_file(file, name, programs.len()), &code)?;
         }
-        let profile = profile::profile(&code, target)?;
+        let profile = profile::profile_with(&code, target, &options(show))?;
         match show.json {
             true => values.push(value(name, Some(&report), &profile, show.top)),
             false => print(name, target, Some(&report), &profile, show),
@@ -82,7 +84,7 @@ fn saved(file: &Path, target: &Target, show: &ProfileShow) -> Outcome {
     let code = std::fs::read(file).map_err(|error| {
         Failure::new(Exit::Failure, format!("cannot read {}: {error}", file.display()))
     })?;
-    let profile = profile::profile(&code, target)
+    let profile = profile::profile_with(&code, target, &options(show))
         .map_err(|error| Failure::new(Exit::Failure, format!("{}: {error}", file.display())))?;
     let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
     if show.json {
@@ -90,6 +92,10 @@ fn saved(file: &Path, target: &Target, show: &ProfileShow) -> Outcome {
     }
     print(&name, target, None, &profile, show);
     Ok(())
+}
+
+fn options(show: &ProfileShow) -> ProfileOptions {
+    ProfileOptions { unstated_loop_turns: show.loop_turns }
 }
 
 fn finish(target: &Target, show: &ProfileShow, programs: Vec<Value>) -> Outcome {
@@ -172,6 +178,7 @@ fn print(
     show: &ProfileShow,
 ) {
     heading(name, target, report, profile);
+    trust(profile);
     match show.by {
         ProfileBy::Instruction => instructions(profile, show.top),
         ProfileBy::Path => shares("path", &profile.by_path, show.top),
@@ -188,12 +195,16 @@ fn heading(name: &str, target: &Target, report: Option<&TargetReport>, profile: 
     let mesh = mesh.map_or_else(String::new, |mesh: &Mesh| format!(" over {mesh}"));
     let title = format!("{name} on {target}{mesh}");
     console::styled_line(format_args!(
-        "{}: {} a run, as estimated",
+        "{}: {} a run, as estimated; {} to {} would not surprise",
         styled(BOLD, &title),
-        milliseconds(profile.total_seconds)
+        milliseconds(profile.total_seconds),
+        milliseconds(profile.low_seconds),
+        milliseconds(profile.high_seconds),
     ));
-    let sources: Vec<String> = profile.by_source.iter().map(source).collect();
-    console::line(format_args!("  from {}", sources.join(", ")));
+    let bounds = profile.bounds.iter().filter(|bound| bound.seconds > 0.0);
+    let bounds: Vec<String> =
+        bounds.map(|bound| format!("{} {}", bound.bound.name(), percent(bound.share))).collect();
+    console::line(format_args!("  waits for {}", bounds.join(", ")));
     if profile.hidden_seconds > 0.0 {
         let hidden = milliseconds(profile.hidden_seconds);
         console::line(format_args!("  beside it, hidden behind other work: {hidden} of transfers"));
@@ -209,15 +220,46 @@ fn heading(name: &str, target: &Target, report: Option<&TargetReport>, profile: 
     console::line("");
 }
 
-fn source(share: &Share) -> String {
-    let meaning = match share.name.as_str() {
-        "compiler" => "the compiler's cycles",
-        "bytes" => "bytes at the memory's peak",
-        "links" => "bytes over the links",
-        "roofline" => "bytes and products at the chip's peaks",
-        other => other,
+fn meaning(source: Source) -> &'static str {
+    match source {
+        Source::Compiler => "the compiler's cycles",
+        Source::Bytes => "bytes, by the memory",
+        Source::Links => "bytes, over the links",
+        Source::Roofline => "products and bytes",
+    }
+}
+
+/// Where the time comes from and how far off it may be, and what the compiler says nothing of.
+fn trust(profile: &Profile) {
+    let heading = ["      ms", "     low", "    high", "from", "since"];
+    let row = |range: &Range| {
+        vec![
+            format!("{:>8.3}", range.seconds * 1e3),
+            format!("{:>8.3}", range.low_seconds * 1e3),
+            format!("{:>8.3}", range.high_seconds * 1e3),
+            meaning(range.source).to_string(),
+            range.reason.to_string(),
+        ]
     };
-    format!("{meaning} {} ({})", milliseconds(share.seconds), percent(share.share))
+    table(&heading, profile.ranges.iter().map(row));
+    console::line("");
+    if profile.unestimated.is_empty() {
+        return;
+    }
+    let heading =
+        ["      ms", " share", "  hidden", "count", "without the compiler's estimate", "by"];
+    let row = |kind: &Unestimated| {
+        vec![
+            format!("{:>8.3}", kind.seconds * 1e3),
+            format!("{:>6}", percent(kind.share)),
+            format!("{:>8.3}", kind.hidden_seconds * 1e3),
+            format!("{:>5}", kind.count),
+            format!("{}, {} a run", kind.kind, mebibytes(kind.bytes as u64)),
+            kind.model.to_string(),
+        ]
+    };
+    table(&heading, profile.unestimated.iter().map(row));
+    console::line("");
 }
 
 fn instructions(profile: &Profile, top: usize) {
@@ -300,7 +342,13 @@ fn value(name: &str, report: Option<&TargetReport>, profile: &Profile, top: usiz
         "mesh": report.map(|report| report.mesh.to_string()),
         "memory": memory,
         "total_seconds": profile.total_seconds,
+        "low_seconds": profile.low_seconds,
+        "high_seconds": profile.high_seconds,
         "hidden_seconds": profile.hidden_seconds,
+        "bound_by": profile.bound_by(),
+        "bounds": profile.bounds,
+        "ranges": profile.ranges,
+        "unestimated": profile.unestimated,
         "by_source": profile.by_source,
         "by_opcode": profile.by_opcode,
         "by_path": profile.by_path,

@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use prost::Message;
 
 use super::ProfileError;
+use super::links::Collective;
 use super::proto::{
     HloComputation, HloInstruction, HloModule, ModuleWithConfig, Shape, StackFrames,
 };
@@ -33,6 +34,8 @@ pub struct Module<'a> {
     pub frames: Option<&'a StackFrames>,
     /// Whether memory spaces other than the first are fast memory on the chip, as on TPUs.
     pub has_fast_memory: bool,
+    /// Computations with a collective in them.
+    communicating: HashSet<i64>,
 }
 
 pub struct Computation<'a> {
@@ -59,7 +62,13 @@ impl<'a> Module<'a> {
             opcodes: all.map(|instruction| instruction.opcode.as_str()).collect(),
             frames: proto.stack_frames.as_ref(),
             has_fast_memory,
+            communicating: communicating(proto),
         }
+    }
+
+    /// Whether data goes between devices in a computation, or in what it calls.
+    pub fn communicates(&self, computation: i64) -> bool {
+        self.communicating.contains(&computation)
     }
 
     pub fn computation(&self, id: i64) -> Option<&Computation<'a>> {
@@ -78,6 +87,21 @@ impl<'a> Module<'a> {
     pub fn called(&self, instruction: &HloInstruction) -> impl Iterator<Item = &Computation<'a>> {
         instruction.called_computation_ids.iter().filter_map(|&id| self.computation(id))
     }
+}
+
+fn communicating(proto: &HloModule) -> HashSet<i64> {
+    let mut found = HashSet::new();
+    // What calls comes after what is called; damage that turns them round is not looked into.
+    for computation in &proto.computations {
+        let communicates = computation.instructions.iter().any(|instruction| {
+            Collective::of(&instruction.opcode).is_some()
+                || instruction.called_computation_ids.iter().any(|id| found.contains(id))
+        });
+        if communicates {
+            found.insert(computation.id);
+        }
+    }
+    found
 }
 
 impl<'a> Computation<'a> {

@@ -179,6 +179,8 @@ pub struct ConvolutionDimensions {
 pub struct DotDimensions {
     #[prost(int64, repeated, tag = "1")]
     pub lhs_contracting: Vec<i64>,
+    #[prost(int64, repeated, tag = "3")]
+    pub lhs_batch: Vec<i64>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -199,6 +201,11 @@ pub struct CollectiveDevices {
 pub struct IotaGroups {
     #[prost(int64, tag = "2")]
     pub devices_per_group: i64,
+    /// All devices, counted up, have this shape before `transpose` orders its axes anew.
+    #[prost(int64, repeated, tag = "3")]
+    pub reshape: Vec<i64>,
+    #[prost(int32, repeated, tag = "4")]
+    pub transpose: Vec<i32>,
 }
 
 /// Who sends to whom.
@@ -223,6 +230,9 @@ pub struct MeshGroups {
 pub struct Mesh {
     #[prost(message, repeated, tag = "1")]
     pub axes: Vec<MeshAxis>,
+    /// In the order of the mesh; counted up if there are none.
+    #[prost(int64, repeated, tag = "2")]
+    pub device_ids: Vec<i64>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -242,6 +252,9 @@ pub struct AxisReference {
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct AxisPart {
+    /// The product of the parts of the axis that come before.
+    #[prost(int64, tag = "1")]
+    pub before: i64,
     #[prost(int64, tag = "2")]
     pub size: i64,
 }

@@ -4,13 +4,12 @@
 
 use std::collections::HashMap;
 
-use super::links::{self, Collective, Links};
-use super::module::{Computation, Module};
+use super::cost::{Cost, Costs};
+use super::estimate::Estimate;
+use super::module::Computation;
 use super::proto::HloInstruction;
-use super::rates::Rates;
 use super::trips::trips;
-use super::work::{self, Flops};
-use super::{ProfileError, Source};
+use super::{ProfileError, ProfileOptions, Source};
 
 /// Deeper nesting of loops and calls than any compiler makes is damage.
 const DEPTH_MAX: usize = 64;
@@ -19,13 +18,15 @@ const DEPTH_MAX: usize = 64;
 #[derive(Clone, Debug)]
 pub struct Step<'a> {
     pub instruction: &'a HloInstruction,
-    /// Waited for, each time that it runs.
-    pub seconds: f64,
-    /// Beside other instructions, each time that it runs.
-    pub hidden_seconds: f64,
-    pub source: Source,
-    pub bytes: u64,
-    pub flops: f64,
+    pub cost: Cost,
+    /// Of its time, what is waited for, each time that it runs; the rest is beside other instructions.
+    pub waited: Estimate,
+}
+
+impl Step<'_> {
+    pub fn hidden_seconds(&self) -> f64 {
+        (self.cost.seconds.likely - self.waited.likely).max(0.0)
+    }
 }
 
 /// A computation that runs because of an instruction.
@@ -38,11 +39,9 @@ pub struct Call<'a> {
 
 #[derive(Clone, Debug, Default)]
 pub struct Timeline<'a> {
-    pub seconds: f64,
+    pub seconds: Estimate,
     pub steps: Vec<Step<'a>>,
     pub calls: Vec<Call<'a>>,
-    /// Where most of the time comes from.
-    pub source: Option<Source>,
     /// Bytes and operations of one run, here and in what is called.
     pub bytes: u64,
     pub flops: f64,
@@ -52,23 +51,21 @@ pub struct Timeline<'a> {
 
 /// Timelines of computations, each made once.
 pub struct Timelines<'m, 'a> {
-    module: &'m Module<'a>,
-    rates: Rates,
-    links: Links,
-    devices: usize,
+    costs: Costs<'m, 'a>,
+    options: &'m ProfileOptions,
     done: HashMap<i64, Timeline<'a>>,
     /// Computations in the order in which they were finished: callees before callers.
     pub finished: Vec<i64>,
     under_way: Vec<i64>,
-    /// Loops whose trips cannot be known, counted as one.
+    /// Loops whose trips the program does not say.
     pub endless: Vec<String>,
 }
 
 /// A transfer that was started and has not ended.
 struct Transfer {
     step: usize,
-    seconds: f64,
-    started_seconds: f64,
+    seconds: Estimate,
+    started: Estimate,
     lane: Lane,
 }
 
@@ -107,12 +104,10 @@ impl Lane {
 }
 
 impl<'m, 'a> Timelines<'m, 'a> {
-    pub fn new(module: &'m Module<'a>, rates: Rates, links: Links, devices: usize) -> Self {
+    pub fn new(costs: Costs<'m, 'a>, options: &'m ProfileOptions) -> Self {
         Timelines {
-            module,
-            rates,
-            links,
-            devices,
+            costs,
+            options,
             done: HashMap::new(),
             finished: Vec::new(),
             under_way: Vec::new(),
@@ -132,7 +127,8 @@ impl<'m, 'a> Timelines<'m, 'a> {
                 return Err(ProfileError::Unreadable(reason));
             }
             self.under_way.push(id);
-            let timeline = match self.module.computation(id) {
+            let module = self.costs.module;
+            let timeline = match module.computation(id) {
                 Some(computation) => self.computation(computation)?,
                 None => Timeline::default(),
             };
@@ -161,9 +157,10 @@ impl<'m, 'a> Timelines<'m, 'a> {
         match instruction.opcode.as_str() {
             opcode if is_free(opcode, &instruction.custom_call_target) => {}
             "while" => {
-                let times = trips(self.module, computation, instruction).unwrap_or_else(|| {
+                let stated = trips(self.costs.module, computation, instruction);
+                let times = stated.unwrap_or_else(|| {
                     self.endless.push(instruction.name.clone());
-                    1
+                    self.options.unstated_loop_turns.unwrap_or(1)
                 });
                 for &id in called {
                     self.call(instruction, id, times, line)?;
@@ -173,7 +170,7 @@ impl<'m, 'a> Timelines<'m, 'a> {
                 // One branch runs; without its condition, the costliest is meant.
                 let mut costliest: Option<(f64, i64)> = None;
                 for &id in called {
-                    let seconds = self.run(id)?.seconds;
+                    let seconds = self.run(id)?.seconds.likely;
                     if costliest.is_none_or(|(most, _)| seconds > most) {
                         costliest = Some((seconds, id));
                     }
@@ -195,8 +192,8 @@ impl<'m, 'a> Timelines<'m, 'a> {
             }
             _ => {
                 let step = self.step(computation, instruction)?;
-                line.communicates |= step.source == Source::Links;
-                line.seconds += step.seconds;
+                line.communicates |= step.cost.source == Source::Links;
+                line.seconds += step.waited;
                 line.steps.push(step);
             }
         }
@@ -215,7 +212,6 @@ impl<'m, 'a> Timelines<'m, 'a> {
         line.communicates |= timeline.communicates;
         line.bytes = line.bytes.saturating_add(timeline.bytes.saturating_mul(times));
         line.flops += timeline.flops * times as f64;
-        line.called_source = timeline.source.or(line.called_source);
         line.calls.push(Call { instruction, computation: id, times });
         Ok(())
     }
@@ -226,65 +222,45 @@ impl<'m, 'a> Timelines<'m, 'a> {
         computation: &Computation<'a>,
         instruction: &'a HloInstruction,
     ) -> Result<Step<'a>, ProfileError> {
-        let config = &instruction.backend_config;
-        let over_links = self.collective_seconds(computation, instruction)?;
-        let kernel = (instruction.opcode == "custom-call").then(|| stated_cost(config)).flatten();
-        let (bytes, flops) = kernel.unwrap_or_else(|| {
-            let bytes = match Collective::of(&instruction.opcode) {
-                Some(_) => links::operand_bytes(computation.operands(instruction)),
-                None => work::bytes(self.module, computation, instruction),
-            };
-            (bytes, work::flops(self.module, computation, instruction))
-        });
-        let estimate = estimated_cycles(config)
-            .and_then(|cycles| Some(cycles as f64 / self.rates.clock_hertz?));
-        let (seconds, source) = match (estimate, Collective::of(&instruction.opcode)) {
-            (Some(seconds), _) => (seconds, Source::Compiler),
-            (None, Some(_)) => (0.0, Source::Links),
-            (None, None) => self.floor(bytes, flops),
+        let cost = match self.costs.collective(computation, instruction) {
+            Some(cost) => cost,
+            None => {
+                let local = self.costs.local(computation, instruction);
+                // What a fusion computes, it computes while its data is under way.
+                match self.fused_collectives(instruction)? {
+                    Some(links) if links.seconds.likely > local.seconds.likely => Cost {
+                        seconds: links.seconds.max(&local.seconds),
+                        bytes: local.bytes,
+                        flops: local.flops,
+                        ..links
+                    },
+                    _ => local,
+                }
+            }
         };
-        // What a fusion computes, it computes while its data is under way.
-        let (seconds, source) = match over_links {
-            Some(links) if links > seconds => (links, Source::Links),
-            _ => (seconds, source),
-        };
-        Ok(Step { instruction, seconds, hidden_seconds: 0.0, source, bytes, flops: flops.count })
+        Ok(Step { instruction, cost, waited: cost.seconds })
     }
 
-    /// What the chip's peaks allow.
-    fn floor(&self, bytes: u64, flops: Flops) -> (f64, Source) {
-        let moving = bytes as f64 / self.rates.memory_bytes_per_second;
-        let computing = flops.count / self.rates.flops_per_second(flops.element_bits);
-        match flops.count > 0.0 {
-            true => (moving.max(computing), Source::Roofline),
-            false => (moving, Source::Bytes),
-        }
-    }
-
-    /// Seconds over the links of a collective, or of those in a fusion.
-    fn collective_seconds(
+    /// What goes over the links inside a fusion.
+    fn fused_collectives(
         &mut self,
-        computation: &Computation<'a>,
         instruction: &HloInstruction,
-    ) -> Result<Option<f64>, ProfileError> {
-        if let Some(collective) = Collective::of(&instruction.opcode) {
-            let bytes = links::operand_bytes(computation.operands(instruction)) as f64;
-            let group = links::group_size(instruction, self.devices);
-            return Ok(Some(self.links.seconds(collective, bytes, group)));
-        }
+    ) -> Result<Option<Cost>, ProfileError> {
+        let mut all: Option<Cost> = None;
         if instruction.opcode != "fusion" {
             return Ok(None);
         }
-        let mut seconds = None;
         for &id in &instruction.called_computation_ids {
-            let timeline = self.run(id)?;
-            if timeline.communicates {
-                let links = timeline.steps.iter().filter(|step| step.source == Source::Links);
-                let links: f64 = links.map(|step| step.seconds + step.hidden_seconds).sum();
-                seconds = Some(seconds.unwrap_or(0.0) + links);
+            if !self.costs.module.communicates(id) {
+                continue;
+            }
+            let links = self.run(id)?.steps.iter().map(|step| step.cost);
+            for cost in links.filter(|cost| cost.source == Source::Links) {
+                let all = all.get_or_insert(Cost { seconds: Estimate::default(), ..cost });
+                all.seconds += cost.seconds;
             }
         }
-        Ok(seconds)
+        Ok(all)
     }
 
     /// What runs beside other instructions once it is started, and whether it is on the links.
@@ -293,67 +269,64 @@ impl<'m, 'a> Timelines<'m, 'a> {
         computation: &Computation<'a>,
         instruction: &'a HloInstruction,
     ) -> Result<(Step<'a>, bool), ProfileError> {
-        if instruction.opcode == "async-start" {
-            let mut step = Step {
-                instruction,
-                seconds: 0.0,
-                hidden_seconds: 0.0,
-                source: Source::Bytes,
-                bytes: 0,
-                flops: 0.0,
-            };
-            let mut over_links = false;
+        let mut over_links = false;
+        let cost = if instruction.opcode == "async-start" {
+            let mut whole = Cost::nothing();
             for &id in &instruction.called_computation_ids {
                 let timeline = self.run(id)?;
-                step.seconds += timeline.seconds;
+                let longest = timeline.longest();
                 over_links |= timeline.communicates;
-                step.bytes = step.bytes.saturating_add(timeline.bytes);
-                step.flops += timeline.flops;
-                step.source = timeline.source.unwrap_or(step.source);
+                whole = Cost {
+                    seconds: whole.seconds + timeline.seconds,
+                    bytes: whole.bytes.saturating_add(timeline.bytes),
+                    flops: whole.flops + timeline.flops,
+                    ..longest.map_or(whole, |step| step.cost)
+                };
             }
-            return Ok((step, over_links));
-        }
-        let (bytes, seconds, source) = match self.collective_seconds(computation, instruction)? {
-            Some(seconds) => {
-                let bytes = links::operand_bytes(computation.operands(instruction));
-                (bytes, seconds, Source::Links)
-            }
-            // A copy: its result is (destination, source, context), so both ends are counted.
-            None => {
-                let bytes = self.module.stored(instruction);
-                (bytes, bytes as f64 / self.rates.memory_bytes_per_second, Source::Bytes)
+            whole
+        } else {
+            match self.costs.collective(computation, instruction) {
+                Some(cost) => {
+                    over_links = true;
+                    cost
+                }
+                None => self.costs.copy(instruction),
             }
         };
-        let step = Step { instruction, seconds, hidden_seconds: 0.0, source, bytes, flops: 0.0 };
-        Ok((step, source == Source::Links))
+        Ok((Step { instruction, cost, waited: Estimate::default() }, over_links))
+    }
+}
+
+impl<'a> Timeline<'a> {
+    fn longest(&self) -> Option<&Step<'a>> {
+        let whole = |step: &&Step<'_>| step.cost.seconds.likely;
+        self.steps.iter().max_by(|a, b| whole(a).total_cmp(&whole(b)))
     }
 }
 
 /// A timeline under construction.
 #[derive(Default)]
 struct Line<'a> {
-    seconds: f64,
+    seconds: Estimate,
     steps: Vec<Step<'a>>,
     calls: Vec<Call<'a>>,
     bytes: u64,
     flops: f64,
-    called_source: Option<Source>,
     communicates: bool,
     /// By the id of the instruction that started them.
     transfers: HashMap<i64, Transfer>,
     /// When the transfers so far are through, by [`Lane::clocks`].
-    free_seconds: [f64; 3],
+    free: [Estimate; 3],
 }
 
 impl<'a> Line<'a> {
-    fn start(&mut self, mut step: Step<'a>, over_links: bool) {
-        let seconds = std::mem::take(&mut step.seconds);
+    fn start(&mut self, step: Step<'a>, over_links: bool) {
         self.communicates |= over_links;
         let id = step.instruction.id;
         let transfer = Transfer {
             step: self.steps.len(),
-            seconds,
-            started_seconds: self.seconds,
+            seconds: step.cost.seconds,
+            started: self.seconds,
             lane: Lane::of(step.instruction, over_links),
         };
         self.steps.push(step);
@@ -366,7 +339,7 @@ impl<'a> Line<'a> {
         if let Some(start) = started(computation, update)
             && let Some(transfer) = self.transfers.get_mut(&start)
         {
-            transfer.started_seconds = now;
+            transfer.started = now;
         }
     }
 
@@ -379,20 +352,18 @@ impl<'a> Line<'a> {
 
     fn wait(&mut self, transfer: &Transfer) {
         let clocks = transfer.lane.clocks();
-        let mut until = transfer.started_seconds;
+        let begun =
+            clocks.iter().fold(transfer.started, |begun, &clock| begun.max(&self.free[clock]));
+        let until = begun + transfer.seconds;
         for &clock in clocks {
-            until = until.max(self.free_seconds[clock]);
-        }
-        until += transfer.seconds;
-        for &clock in clocks {
-            self.free_seconds[clock] = until;
+            self.free[clock] = until;
         }
         // Not `clamp`, which panics where damage made infinities of both.
-        let waited = (until - self.seconds).max(0.0).min(transfer.seconds);
+        let waited = until.each(&self.seconds, |until, now| (until - now).max(0.0));
+        let waited = waited.each(&transfer.seconds, f64::min);
         self.seconds += waited;
         if let Some(step) = self.steps.get_mut(transfer.step) {
-            step.seconds = waited;
-            step.hidden_seconds = transfer.seconds - waited;
+            step.waited = waited;
         }
     }
 
@@ -403,15 +374,11 @@ impl<'a> Line<'a> {
         for transfer in &open {
             self.wait(transfer);
         }
-        let whole = |step: &&Step<'_>| step.seconds + step.hidden_seconds;
-        let longest = self.steps.iter().max_by(|a, b| whole(a).total_cmp(&whole(b)));
-        let source = longest.map(|step| step.source).or(self.called_source);
-        let own = self.steps.iter().map(|step| step.bytes).fold(0, u64::saturating_add);
+        let own = self.steps.iter().map(|step| step.cost.bytes).fold(0, u64::saturating_add);
         Timeline {
             seconds: self.seconds,
-            source,
             bytes: self.bytes.saturating_add(own),
-            flops: self.flops + self.steps.iter().map(|step| step.flops).sum::<f64>(),
+            flops: self.flops + self.steps.iter().map(|step| step.cost.flops).sum::<f64>(),
             communicates: self.communicates,
             calls: self.calls,
             steps: self.steps,
@@ -452,26 +419,4 @@ fn is_free(opcode: &str, custom_call_target: &str) -> bool {
         custom_call_target,
         "AllocateBuffer" | "ConcatBitcast" | "AssumeGatherIndicesInBound" | "Sharding"
     )
-}
-
-/// The compiler's own figure, wherever in its config; enormous ones say that it has none.
-fn estimated_cycles(config: &[u8]) -> Option<u64> {
-    const KEY: &[u8] = b"\"estimated_cycles\":\"";
-    let start = config.windows(KEY.len()).position(|window| window == KEY)? + KEY.len();
-    let digits = config[start..].split(|&byte| byte == b'"').next()?;
-    let cycles: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
-    (1..1 << 50).contains(&cycles).then_some(cycles)
-}
-
-/// Bytes and operations that a kernel of its own says it takes (Pallas's `cost_estimate`). The type
-/// is not said, so the products count as bf16's.
-fn stated_cost(config: &[u8]) -> Option<(u64, Flops)> {
-    let config: serde_json::Value = serde_json::from_slice(config).ok()?;
-    let cost = config.get("custom_call_config")?.get("cost_estimate")?;
-    let figure = |name| {
-        let value = cost.get(name)?;
-        value.as_u64().or_else(|| value.as_str()?.parse().ok())
-    };
-    let count = figure("flops").unwrap_or(0) as f64;
-    Some((figure("bytes_accessed")?, Flops { count, element_bits: 16 }))
 }

@@ -4,8 +4,9 @@
 //!
 //! The rules are those of XLA's cost analysis (`xla/service/hlo_cost_analysis.cc`), in short.
 
+use super::efficiency::{GPU_BLOCK, GPU_ROWS_MIN};
 use super::module::{Computation, Module};
-use super::proto::{ConvolutionDimensions, HloInstruction, Shape, WindowDimension};
+use super::proto::{ConvolutionDimensions, DotDimensions, HloInstruction, Shape, WindowDimension};
 
 /// Deeper nesting than any compiler makes is damage.
 const DEPTH_MAX: usize = 24;
@@ -164,6 +165,34 @@ fn scaled(part: u64, of: u64, whole: u64) -> u64 {
 pub struct Flops {
     pub count: f64,
     pub element_bits: u64,
+    /// Operations with rows and columns filled up to whole blocks, as GPUs compute them.
+    pub padded: f64,
+    /// Blocks of the result of the largest product.
+    pub blocks: f64,
+}
+
+impl Flops {
+    /// Of products whose shape is not known, or does not matter.
+    pub fn whole(count: f64, element_bits: u64) -> Flops {
+        Flops { count, element_bits, padded: count, blocks: 0.0 }
+    }
+
+    /// `batch` products of `rows` by `columns` sums over `summed` elements.
+    fn product([batch, rows, columns, summed]: [f64; 4], element_bits: u64) -> Flops {
+        let operations = |rows: f64, columns: f64| 2.0 * batch * rows * columns * summed;
+        Flops {
+            count: operations(rows, columns),
+            element_bits,
+            padded: operations(filled(rows), filled(columns)),
+            blocks: batch * (rows / GPU_BLOCK).ceil() * (columns / GPU_BLOCK).ceil(),
+        }
+    }
+}
+
+/// Up to whole blocks; a block may be narrow where there is little.
+fn filled(size: f64) -> f64 {
+    let block = if size < GPU_BLOCK { GPU_ROWS_MIN } else { GPU_BLOCK };
+    (size / block).ceil() * block
 }
 
 /// Operations of the products in an instruction and in what it fuses or calls; a multiply-add is two.
@@ -185,12 +214,16 @@ fn flops_within(
     }
     match instruction.opcode.as_str() {
         "dot" => {
-            let contracting = instruction.dot.as_ref().map(|dot| dot.lhs_contracting.as_slice());
-            product_flops(caller, instruction, contracting.unwrap_or_default())
+            let axes = |axes: fn(&DotDimensions) -> &[i64]| {
+                instruction.dot.as_ref().map(axes).unwrap_or_default()
+            };
+            let (summed, batch) = (axes(|dot| &dot.lhs_contracting), axes(|dot| &dot.lhs_batch));
+            product_flops(caller, instruction, summed, batch)
         }
         "convolution" => convolution(caller, instruction).unwrap_or_default(),
         "custom-call" if instruction.custom_call_target.starts_with("__cublas$") => {
-            product_flops(caller, instruction, &library_contracting(&instruction.backend_config))
+            let [summed, batch] = library_axes(&instruction.backend_config);
+            product_flops(caller, instruction, &summed, &batch)
         }
         "fusion" | "call" | "async-start" | "custom-call" => {
             let mut total = Flops::default();
@@ -199,6 +232,8 @@ fn flops_within(
                     let flops = flops_within(module, called, inner, depth + 1, steps);
                     total.count += flops.count;
                     total.element_bits = total.element_bits.max(flops.element_bits);
+                    total.padded += flops.padded;
+                    total.blocks = total.blocks.max(flops.blocks);
                 }
             }
             total
@@ -211,16 +246,19 @@ fn flops_within(
 fn product_flops(
     caller: &Computation<'_>,
     instruction: &HloInstruction,
-    contracting: &[i64],
+    summed: &[i64],
+    batch: &[i64],
 ) -> Flops {
     let lhs = caller.operand(instruction, 0).and_then(|lhs| lhs.shape.as_ref());
     let Some(lhs) = lhs else { return Flops::default() };
-    let size = |&axis: &i64| dimension(lhs, axis);
-    let summed: f64 = contracting.iter().map(size).product();
+    let product = |axes: &[i64]| axes.iter().map(|&axis| dimension(lhs, axis)).product::<f64>();
+    let (summed, batch) = (product(summed), product(batch));
     // A library call may have a workspace beside its result.
     let result = instruction.shape.as_ref().map(Shape::arrays).unwrap_or_default();
-    let results = result.first().map_or(0, |result| result.elements());
-    Flops { count: 2.0 * results as f64 * summed, element_bits: lhs.element_bits() }
+    let results = result.first().map_or(0, |result| result.elements()) as f64;
+    let rows = lhs.elements() as f64 / (summed * batch).max(1.0);
+    let columns = results / (rows * batch).max(1.0);
+    Flops::product([batch, rows, columns, summed], lhs.element_bits())
 }
 
 fn dimension(shape: &Shape, axis: i64) -> f64 {
@@ -228,15 +266,15 @@ fn dimension(shape: &Shape, axis: i64) -> f64 {
     size.map_or(1.0, |&size| size.max(0) as f64)
 }
 
-/// The contracted axes of cuBLAS's left operand.
-fn library_contracting(config: &[u8]) -> Vec<i64> {
+/// The contracted and the batch axes of cuBLAS's left operand.
+fn library_axes(config: &[u8]) -> [Vec<i64>; 2] {
     let config: serde_json::Value = serde_json::from_slice(config).unwrap_or_default();
-    let axes =
-        &config["gemm_backend_config"]["dot_dimension_numbers"]["lhs_contracting_dimensions"];
+    let axes = &config["gemm_backend_config"]["dot_dimension_numbers"];
     let axis = |axis: &serde_json::Value| {
         axis.as_i64().or_else(|| axis.as_str().and_then(|axis| axis.parse().ok()))
     };
-    axes.as_array().into_iter().flatten().filter_map(axis).collect()
+    ["lhs_contracting_dimensions", "lhs_batch_dimensions"]
+        .map(|name| axes[name].as_array().into_iter().flatten().filter_map(axis).collect())
 }
 
 /// TPU compilers write every matrix product as a convolution: batch axes become spatial ones whose
@@ -255,7 +293,7 @@ fn convolution(caller: &Computation<'_>, instruction: &HloInstruction) -> Option
     let spatial = window.unwrap_or_default().iter().enumerate();
     let places: f64 =
         spatial.map(|(place, window)| valid(axes, place, window, lhs, output)).product();
-    Some(Flops { count: 2.0 * channels * places, element_bits: lhs.element_bits() })
+    Some(Flops::whole(2.0 * channels * places, lhs.element_bits()))
 }
 
 /// Pairs of an output element and a window element that meet an input element, along one axis.
