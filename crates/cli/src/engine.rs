@@ -16,14 +16,16 @@ use llm::weights::Quantization as Held;
 use llm::{Checkpoint, ModelFiles};
 use pjrt::Value;
 use runtime::{CompileChoices, PluginKind, Runtime, RuntimeOptions};
-use serve::engine::{Compilation, Device, EngineSettings, Key, Policy, Programs, for_each_key};
+use serve::engine::{
+    CPU_CACHE_BYTES, Compilation, Device, EngineSettings, GPU_MEMORY_SHARE, Key, Policy, Programs,
+    Shapes, for_each_key, usable_bytes,
+};
 
 use crate::arguments::serve::{EngineArguments, Quantization};
 use crate::console::{self, Progress};
 use crate::failure::{Exit, Failure};
 use crate::model;
 use crate::open::{self, Place};
-use shapes::{GPU_MEMORY_SHARE, Shapes, usable_bytes};
 
 /// A model that is ready to be served.
 pub struct Ready {
@@ -164,7 +166,7 @@ pub fn prepare(model: &str, arguments: &EngineArguments) -> Result<Ready, Failur
             "--context is {wanted}, but this model was made for {own} tokens; ask for at most that"
         )));
     }
-    let shapes = Shapes::new(&files.config, &options, arguments, room, place.kind);
+    let shapes = Shapes::new(&files.config, &options, &shapes::wish(arguments, room), place.kind);
     let on_progress = open::show_weights(progress.clone());
     let context = Some(shapes.context());
     let engine = Engine::new(&files, runtime, options.clone(), context, on_progress)?;
@@ -174,7 +176,7 @@ pub fn prepare(model: &str, arguments: &EngineArguments) -> Result<Ready, Failur
             // What an adapter replaces is there until the steps under way have ended.
             let available_bytes = available_bytes.saturating_sub(shapes.adapter_bytes());
             progress.spin("finding out how large the KV cache can be");
-            let pages = shapes.fill(arguments.kv_cache_memory, |keys| {
+            let pages = shapes::fill(&shapes, arguments.kv_cache_memory, |keys| {
                 compile(&engine, keys, threads, available_bytes)
             })?;
             shapes.with_pages(pages)
@@ -183,7 +185,7 @@ pub fn prepare(model: &str, arguments: &EngineArguments) -> Result<Ready, Failur
             let weights = memory::weight_bytes(&files, &options)? + shapes.adapter_bytes();
             let host = memory::Host::here();
             let bytes = memory::cache_bytes(arguments.kv_cache_memory, weights, &host)?;
-            if arguments.kv_cache_memory.is_none() && bytes < shapes::CPU_CACHE_BYTES {
+            if arguments.kv_cache_memory.is_none() && bytes < CPU_CACHE_BYTES {
                 let (free, most) = (host.available_bytes.unwrap_or(0), console::gibibytes(bytes));
                 progress.clear();
                 console::remark(format!(

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use graph::{Input, Mesh, Program, Role};
-use runtime::profile::{self, Profile, ProfileError};
+use runtime::profile::{self, Profile, ProfileError, ProfileOptions};
 use runtime::{
     CacheFolder, CacheUse, CompileChoices, Compiler, Discovery, Fit, PluginKind, PluginLocation,
     Purpose, Target, TargetReport,
@@ -84,6 +84,20 @@ impl Planner {
         purpose: Purpose,
         target: &Target,
     ) -> Result<Result<Compiled, Misfit>, CompileError> {
+        self.compile_with(program, purpose, target, &ProfileOptions::default())
+    }
+
+    /// The same, with what is known of the program's loops.
+    ///
+    /// # Errors
+    /// As [`Planner::compile`].
+    pub fn compile_with(
+        &self,
+        program: &Program,
+        purpose: Purpose,
+        target: &Target,
+        options: &ProfileOptions,
+    ) -> Result<Result<Compiled, Misfit>, CompileError> {
         let location = self.plugin(target)?;
         let choices =
             CompileChoices { purpose, optimized_program: true, ..CompileChoices::default() };
@@ -95,7 +109,7 @@ impl Planner {
             let (target, program) = (target.to_string(), program.name.clone());
             return Err(CompileError::NoProgram { target, program });
         };
-        let profile = profile::profile(&optimized.code, target)?;
+        let profile = profile::profile_with(&optimized.code, target, options)?;
         let mut memory = memory(program, &report);
         memory.largest_temporaries =
             profile.largest_temporaries.iter().take(TEMPORARIES).cloned().collect();

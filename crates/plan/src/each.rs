@@ -5,10 +5,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use runtime::{Target, host_memory};
+use runtime::host_memory;
 
 use crate::compile::{CompileError, Planner};
 use crate::row::{Row, Verdict};
+use crate::serving::{Ask, ServingError, ServingJob};
 use crate::training::{TrainingError, TrainingJob};
 
 /// What a compiler may take of memory: a training step of Llama-3-8B for 256 TPU chips took 3.6 GiB.
@@ -17,13 +18,46 @@ const COMPILER_BYTES: u64 = 5 << 30;
 /// What is planned.
 pub enum Job {
     Training(TrainingJob),
+    Serving(ServingJob),
+}
+
+/// Why a target has no verdict.
+#[derive(Debug, thiserror::Error)]
+enum PlanError {
+    #[error(transparent)]
+    Training(#[from] TrainingError),
+    #[error(transparent)]
+    Serving(#[from] ServingError),
+}
+
+impl PlanError {
+    /// Where the compiler is not installed, the others go on.
+    fn verdict(&self) -> Verdict {
+        match self {
+            PlanError::Training(TrainingError::Compile(CompileError::NoPlugin(error)))
+            | PlanError::Serving(ServingError::Compile(CompileError::NoPlugin(error))) => {
+                Verdict::Skipped { reason: error.to_string() }
+            }
+            error => Verdict::Failed { reason: with_sources(error) },
+        }
+    }
+}
+
+impl Ask {
+    /// As a user writes it.
+    pub fn name(&self) -> String {
+        match self {
+            Ask::Exactly(target) => target.to_string(),
+            Ask::Any(chip) => chip.name.clone(),
+        }
+    }
 }
 
 /// What happens while planning, to be shown.
 pub enum Event<'a> {
     /// A compiler begins; `what` says for what, in words.
     Compiling {
-        target: &'a Target,
+        target: &'a str,
         what: &'a str,
     },
     Done(&'a Row),
@@ -41,7 +75,7 @@ impl Job {
     pub fn plan(
         &self,
         planner: &Planner,
-        targets: &[Target],
+        targets: &[Ask],
         threads: usize,
         deadline: Option<Instant>,
         on_event: &(dyn Fn(Event<'_>) + Sync),
@@ -71,27 +105,31 @@ impl Job {
     fn row(
         &self,
         planner: &Planner,
-        target: &Target,
+        target: &Ask,
         deadline: Option<Instant>,
         on_event: &(dyn Fn(Event<'_>) + Sync),
     ) -> Row {
-        let now_compiling = |what: &str| on_event(Event::Compiling { target, what });
-        let verdict = match self {
-            Job::Training(job) => job.plan(planner, target, deadline, &now_compiling),
-        };
-        let verdict = verdict.unwrap_or_else(|error| match error {
-            TrainingError::Compile(CompileError::NoPlugin(error)) => {
-                Verdict::Skipped { reason: error.to_string() }
+        let name = target.name();
+        let now_compiling = |what: &str| on_event(Event::Compiling { target: &name, what });
+        let verdict = match (self, target) {
+            (Job::Training(job), Ask::Exactly(target)) => {
+                job.plan(planner, target, deadline, &now_compiling).map_err(PlanError::from)
             }
-            error => Verdict::Failed { reason: with_sources(&error) },
-        });
-        Row {
-            target: target.to_string(),
-            chip: target.chip.name.to_string(),
-            chips: target.chips,
-            hosts: target.hosts(),
-            verdict,
-        }
+            (Job::Training(_), Ask::Any(chip)) => Ok(Verdict::Skipped {
+                reason: format!("say on how many chips: `{}-` and a number", chip.name),
+            }),
+            (Job::Serving(job), ask) => {
+                job.plan(planner, ask, &now_compiling).map_err(PlanError::from)
+            }
+        };
+        let verdict = verdict.unwrap_or_else(|error| error.verdict());
+        let (chip, chips, hosts) = match (target, verdict.planned()) {
+            (Ask::Exactly(target), _) => (target.chip, target.chips, target.hosts()),
+            (Ask::Any(chip), planned) => {
+                (*chip, planned.map_or(0, |plan| plan.chips), planned.map_or(0, |plan| plan.hosts))
+            }
+        };
+        Row { target: name, chip: chip.name.clone(), chips, hosts, verdict }
     }
 }
 

@@ -4,6 +4,7 @@
 
 pub mod compile;
 pub mod each;
+mod energy;
 pub mod goal;
 pub mod price;
 pub mod row;

@@ -4,6 +4,7 @@
 use runtime::profile::Temporary;
 use serde::Serialize;
 
+use crate::goal::Goal;
 use crate::price::Offer;
 
 /// A target with everything that was found out about it.
@@ -69,8 +70,8 @@ pub struct Planned {
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum JobFigures {
-    Training(crate::training::Figures),
-    Serving(crate::serving::Figures),
+    Training(Box<crate::training::Figures>),
+    Serving(Box<crate::serving::Figures>),
 }
 
 /// What is in a device's memory at the greediest program's peak.
@@ -107,6 +108,23 @@ pub struct Time {
     pub hidden_seconds: f64,
     /// Kinds of instructions that the compiler gives no estimate for, and how each was timed.
     pub not_estimated: Vec<NotEstimated>,
+}
+
+impl Time {
+    /// Of a program that there is not.
+    pub fn unknown() -> Time {
+        Time {
+            seconds: 0.0,
+            low_seconds: 0.0,
+            high_seconds: 0.0,
+            source: "not known".to_string(),
+            bound_by: String::new(),
+            bounds: Vec::new(),
+            sources: Vec::new(),
+            hidden_seconds: 0.0,
+            not_estimated: Vec::new(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -159,6 +177,29 @@ pub struct Energy {
     pub kilowatt_hours_per_million_tokens: Option<f64>,
     /// Where it comes from: a meter, or the chips' power.
     pub source: String,
+}
+
+impl Planned {
+    /// What a plan is ranked by; none where it is not known. Time is that of a run, or of a
+    /// whole answer.
+    pub fn value(&self, goal: Goal) -> Option<f64> {
+        match goal {
+            Goal::Cost => self.money.dollars_per_million_tokens,
+            Goal::Energy => self.energy.kilowatt_hours_per_million_tokens,
+            Goal::Time => Some(match &self.job {
+                JobFigures::Training(figures) => figures.total_seconds,
+                JobFigures::Serving(figures) => figures.answer_seconds(),
+            }),
+        }
+    }
+
+    /// Whether a server is as was promised; a run always is.
+    pub fn keeps_promises(&self) -> bool {
+        match &self.job {
+            JobFigures::Training(_) => true,
+            JobFigures::Serving(figures) => figures.meets,
+        }
+    }
 }
 
 impl Verdict {

@@ -16,8 +16,9 @@ use train::setup::{SetupError, step_options};
 use train::step::{StepOptions, train_step};
 
 use crate::compile::{CompileError, Compiled, Planner, too_large};
-use crate::row::{JobFigures, Memory, Misfit, Planned, Time, Verdict};
-use crate::time;
+use crate::price::{self, Rental, Wish};
+use crate::row::{JobFigures, Misfit, Planned, Time, Verdict};
+use crate::{energy, time};
 use mesh::{Candidate, candidates};
 use variants::{Variant, variants};
 
@@ -37,6 +38,7 @@ pub struct TrainingJob {
     pub model: ModelConfig,
     /// Tokens of the whole run; those of the config's steps if absent.
     pub tokens: Option<f64>,
+    pub wish: Wish,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -75,7 +77,7 @@ impl TrainingJob {
         (self.config.training.batch_size * self.config.data.sequence_length) as u64
     }
 
-    fn total_tokens(&self) -> f64 {
+    pub fn total_tokens(&self) -> f64 {
         let of_steps = self.tokens_per_step() as f64 * self.config.training.steps as f64;
         self.tokens.unwrap_or(of_steps)
     }
@@ -94,7 +96,8 @@ impl TrainingJob {
     ) -> Result<Verdict, TrainingError> {
         planner.plugin(target)?;
         let inputs = self.inputs(target)?;
-        let mut search = Search { misfit: None, tried: Vec::new(), factor: 1.0, attempts: 0 };
+        let mut search =
+            Search { factor: 1.0, model_bytes: model_bytes(&inputs), ..Search::default() };
         for variant in variants(&self.config, target) {
             let Some(choices) = self.choices(&variant, &inputs, &mut search)? else { continue };
             for choice in choices {
@@ -282,7 +285,7 @@ impl TrainingJob {
     }
 
     fn verdict(&self, (choice, compiled): (Choice, Compiled), search: Search) -> Verdict {
-        let plan = Box::new(self.planned(&choice, compiled));
+        let plan = Box::new(self.planned(&choice, compiled, search.model_bytes));
         match search.misfit {
             Some(misfit) if !choice.variant.changes.is_empty() => {
                 Verdict::FitsChanged { misfit, plan }
@@ -291,11 +294,20 @@ impl TrainingJob {
         }
     }
 
-    fn planned(&self, choice: &Choice, compiled: Compiled) -> Planned {
+    fn planned(&self, choice: &Choice, compiled: Compiled, model_bytes: f64) -> Planned {
         let target = &choice.variant.target;
         let Compiled { memory, profile, compile_seconds, cached } = compiled;
         let step = time::of(&profile);
         let figures = self.figures(target, step);
+        let chips = target.chips as f64;
+        let energy = energy::of_chips(target.chip, chips, &figures.step, figures.tokens_per_second);
+        let rental = Rental {
+            // Half of what lies between two checkpoints, on average.
+            lost_seconds: self.config.checkpoint.every as f64 / 2.0 * figures.step.seconds,
+            egress_bytes: model_bytes,
+            ..Rental::of(target, figures.total_seconds, figures.total_tokens)
+        };
+        let money = price::money(target.chip, &rental, &self.wish);
         Planned {
             target: target.to_string(),
             chips: target.chips,
@@ -303,11 +315,11 @@ impl TrainingJob {
             mesh: choice.candidate.mesh.to_string(),
             changes: choice.variant.changes.clone(),
             memory,
-            job: JobFigures::Training(figures),
+            job: JobFigures::Training(Box::new(figures)),
             compile_seconds,
             cached,
-            money: crate::row::Money::default(),
-            energy: crate::row::Energy::default(),
+            money,
+            energy,
             notes: profile.unknown,
         }
     }
@@ -358,6 +370,8 @@ struct Search {
     factor: f64,
     /// Compilations that did not fit.
     attempts: usize,
+    /// Of all weights, as they are held.
+    model_bytes: f64,
 }
 
 impl Search {
@@ -390,6 +404,11 @@ impl Search {
     }
 }
 
+fn model_bytes(inputs: &[Input]) -> f64 {
+    let weights = inputs.iter().filter(|input| input.role == graph::Role::Parameter);
+    weights.map(|input| input.shape.bytes() as f64).sum()
+}
+
 fn unknown_misfit() -> Misfit {
     Misfit {
         reason: "it does not fit".to_string(),
@@ -412,13 +431,5 @@ impl Misfit {
             ),
             _ => self.reason.clone(),
         }
-    }
-}
-
-/// Memory of a program without a compiler's account, for whoever measured it otherwise.
-impl Memory {
-    pub fn free_share(&self) -> Option<f64> {
-        let available = self.available_bytes.filter(|&bytes| bytes > 0)?;
-        Some(1.0 - self.needed_bytes as f64 / available as f64)
     }
 }

@@ -12,6 +12,7 @@ mod request;
 mod scheduler;
 mod sequence;
 mod serving;
+mod shapes;
 
 pub use device::{AdapterMemory, Device, DeviceError, Ladder, Row, Token, Tokens};
 pub use programs::{
@@ -20,6 +21,7 @@ pub use programs::{
 };
 pub use scheduler::Policy;
 pub use serving::{Engine, EngineSettings};
+pub use shapes::{CPU_CACHE_BYTES, GPU_MEMORY_SHARE, Shapes, ShapesWish, usable_bytes};
 
 pub use interface::{Answering, EmbedError, Embedding, Limits, Stats};
 pub use request::{

@@ -9,6 +9,7 @@ const EXAMPLES: &str = "\
 Examples:
   fungible plan train run.toml --targets v5e-256,v6e-256,h100-64
   fungible plan train llama3-8b --targets v6e-256,h200-64 --tokens 15T --minimize time
+  fungible plan serve llama3-8b --input 1024 --output 256 --ttft 500ms --tpot 30ms --qps 20 --targets all
   fungible plan train run.toml --targets v6e-64 --set training.batch_size=512 --html plan.html";
 
 #[derive(Args, Debug)]
@@ -22,6 +23,8 @@ pub struct PlanArguments {
 pub enum PlanCommand {
     /// Where to train: time, memory, money and energy of a training step on each target
     Train(PlanTrainArguments),
+    /// Where to serve: response times, throughput, chips needed and money on each target
+    Serve(PlanServeArguments),
 }
 
 const TRAIN_EXAMPLES: &str = "\
@@ -54,6 +57,53 @@ pub struct PlanTrainArguments {
     pub shared: PlanShared,
 }
 
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  fungible plan serve llama3-8b --input 1024 --output 256 --ttft 500ms --tpot 30ms --qps 20 --targets all
+  fungible plan serve llama3-70b --targets v6e-8,h100-8,h200-4 --qps 5 --quantization int8
+  fungible plan serve ./my-model --targets v6e,h100 --minimize time --html report.html
+
+A target is a chip with a number (v6e-8: rented whole, and split into instances as it is best), a chip
+alone (v6e: the smallest that does), or `all`. Steps are compiled for each; waiting times follow from them.";
+
+#[derive(Args, Debug)]
+#[command(after_help = SERVE_EXAMPLES)]
+pub struct PlanServeArguments {
+    #[arg(
+        help = "A known name or shape (smollm2-135m, llama3-8b, ...), a model folder, a config.json, or a .gguf file"
+    )]
+    pub model: String,
+    /// Tokens of a prompt
+    #[arg(long, value_name = "TOKENS", default_value_t = 1024, value_parser = super::at_least_one)]
+    pub input: usize,
+    /// Tokens of an answer
+    #[arg(long, value_name = "TOKENS", default_value_t = 256, value_parser = super::at_least_one)]
+    pub output: usize,
+    /// Time to the first token that is promised, on average: 500ms, 2s
+    #[arg(long, value_name = "TIME", value_parser = short_time)]
+    pub ttft: Option<f64>,
+    /// Time per token after it that is promised, on average: 30ms
+    #[arg(long, value_name = "TIME", value_parser = short_time)]
+    pub tpot: Option<f64>,
+    /// Requests per second, all instances together; if not given, as many as one instance can answer
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub qps: Option<f64>,
+    /// Sequences that an instance decodes at once, at most
+    #[arg(long, value_name = "COUNT", value_parser = super::at_least_one)]
+    pub max_num_seqs: Option<usize>,
+    /// Tokens of a prompt that are computed at once
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = super::at_least_one)]
+    pub max_num_batched_tokens: usize,
+    /// How the matrices of the layers are held
+    #[arg(long, value_enum, default_value_t = super::serve::Quantization::Auto)]
+    pub quantization: super::serve::Quantization,
+    /// Type of weights, activations and cache; f32 on the CPU, bf16 elsewhere, if not given
+    #[arg(long, value_enum)]
+    pub dtype: Option<super::Dtype>,
+    #[command(flatten)]
+    pub shared: PlanShared,
+}
+
 /// What all plans have in common.
 #[derive(Args, Debug)]
 pub struct PlanShared {
@@ -63,9 +113,21 @@ pub struct PlanShared {
     /// What to rank by
     #[arg(long, value_enum, default_value_t = Minimize::Cost)]
     pub minimize: Minimize,
+    /// Which prices count
+    #[arg(long, value_enum, default_value_t = Purchase::OnDemand)]
+    pub purchase: Purchase,
+    /// Only prices of this provider, such as gcp (`fungible chips` lists them)
+    #[arg(long, value_name = "NAME")]
+    pub provider: Option<String>,
     /// Compilations at once; as many as processors and memory allow if not given
     #[arg(long, value_name = "COUNT", value_parser = super::at_least_one)]
     pub jobs: Option<usize>,
+    /// Write a report with pictures to this file: one page that needs nothing else
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// A file with figures and prices of your own, over the built-in catalog (docs/chips.md)
+    #[arg(long, value_name = "FILE")]
+    pub catalog: Option<PathBuf>,
     /// Print one JSON object instead of text
     #[arg(long)]
     pub json: bool,
@@ -81,6 +143,16 @@ pub enum Minimize {
     Energy,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Purchase {
+    /// By the hour, kept until given back
+    OnDemand,
+    /// By the hour, and taken back at any time: what is lost to that is in the price
+    Spot,
+    /// For a whole term
+    Committed,
+}
+
 /// `15T`, `300B`, `2.5M`, `1000`.
 fn tokens(text: &str) -> Result<f64, String> {
     let (number, scale) = match text.char_indices().last() {
@@ -93,6 +165,26 @@ fn tokens(text: &str) -> Result<f64, String> {
     match number.trim().parse::<f64>() {
         Ok(count) if count.is_finite() && count * scale >= 1.0 => Ok(count * scale),
         _ => Err("write a number of tokens such as 15T, 300B, 2.5M or 100000".to_string()),
+    }
+}
+
+/// `30ms`, `2s`, in seconds.
+fn short_time(text: &str) -> Result<f64, String> {
+    let (number, scale) = match text.strip_suffix("ms") {
+        Some(number) => (number, 1e-3),
+        None => (text.strip_suffix('s').unwrap_or(text), 1.0),
+    };
+    let seconds = number.trim().parse::<f64>().map(|number| number * scale);
+    match seconds {
+        Ok(seconds) if seconds.is_finite() && seconds > 0.0 => Ok(seconds),
+        _ => Err("write a time such as 500ms or 2s".to_string()),
+    }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
+        _ => Err("write how many requests a second there are, such as 20 or 0.5".to_string()),
     }
 }
 
@@ -122,6 +214,11 @@ mod tests {
         for wrong in ["", "T", "0", "-3B", "1e400", "nan", "ten"] {
             assert!(tokens(wrong).is_err(), "{wrong}");
         }
+        assert_eq!(short_time("30ms"), Ok(0.03));
+        assert_eq!(short_time("2s"), Ok(2.0));
+        assert_eq!(short_time("0.5"), Ok(0.5));
+        assert!(short_time("0ms").is_err() && short_time("ms").is_err());
+        assert!(rate("0").is_err() && rate("x").is_err() && rate("0.5") == Ok(0.5));
         assert_eq!(time("10m"), Ok(Duration::from_secs(600)));
         assert_eq!(time("1.5s"), Ok(Duration::from_millis(1500)));
         for wrong in ["", "m", "-1s", "1e300h", "soon"] {

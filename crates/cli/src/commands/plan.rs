@@ -1,5 +1,6 @@
 //! `fungible plan`: what a job would take on chips that need not be here.
 
+mod serve;
 mod show;
 mod train;
 
@@ -9,17 +10,20 @@ use std::time::Instant;
 use plan::compile::Planner;
 use plan::each::{Event, Job, compilations_at_once};
 use plan::goal::Goal;
+use plan::price::{Kind, Wish};
 use plan::row::Row;
-use runtime::{CacheFolder, Target};
+use plan::serving::Ask;
+use runtime::CacheFolder;
+use runtime::chips::catalog;
 
-use crate::arguments::plan::{Minimize, PlanArguments, PlanCommand, PlanShared};
+use crate::arguments::plan::{Minimize, PlanArguments, PlanCommand, PlanShared, Purchase};
 use crate::console::Progress;
 use crate::failure::{Failure, Outcome};
-use crate::open;
 
 pub fn run(arguments: &PlanArguments) -> Outcome {
     match &arguments.command {
         PlanCommand::Train(arguments) => train::run(arguments),
+        PlanCommand::Serve(arguments) => serve::run(arguments),
     }
 }
 
@@ -33,15 +37,30 @@ impl From<Minimize> for Goal {
     }
 }
 
-/// Every name is checked before the first compiler starts.
-fn targets(shared: &PlanShared) -> Result<Vec<Target>, Failure> {
-    shared.targets.iter().map(|name| open::target(name.trim())).collect()
+/// Which prices count.
+fn wish(shared: &PlanShared) -> Result<Wish, Failure> {
+    let purchase = match shared.purchase {
+        Purchase::OnDemand => Kind::OnDemand,
+        Purchase::Spot => Kind::Spot,
+        Purchase::Committed => Kind::Committed,
+    };
+    let known: Vec<String> =
+        catalog().providers().into_iter().map(|provider| provider.name).collect();
+    if let Some(name) = &shared.provider
+        && !known.contains(name)
+    {
+        return Err(Failure::usage(format!(
+            "there is no provider `{name}` in the catalog; known are {}",
+            known.join(", ")
+        )));
+    }
+    Ok(Wish { purchase, provider: shared.provider.clone() })
 }
 
 /// Plans for all targets; each row is shown when it is known.
 fn rows(
     job: &Job,
-    targets: &[Target],
+    targets: &[Ask],
     shared: &PlanShared,
     deadline: Option<Instant>,
     progress: &Progress,
@@ -54,7 +73,7 @@ fn rows(
         let (Ok(mut under_way), Ok(mut done)) = (under_way.lock(), done.lock()) else { return };
         match event {
             Event::Compiling { target, what } => {
-                under_way.retain(|(of, _)| *of != target.to_string());
+                under_way.retain(|(of, _)| of != target);
                 under_way.push((target.to_string(), what.to_string()));
             }
             Event::Done(row) => {

@@ -5,9 +5,9 @@ use llm::programs::ProgramOptions;
 use llm::weights::{PanelPart, WeightsError};
 use runtime::host_memory;
 
-use super::shapes::CPU_CACHE_BYTES;
 use crate::console::gibibytes;
 use crate::failure::{Exit, Failure};
+use serve::engine::CPU_CACHE_BYTES;
 
 /// A machine's memory; none where it does not tell.
 pub struct Host {

@@ -172,7 +172,7 @@ fn rate(target: &Target, size: f64, stride: f64) -> f64 {
     match &target.chip.hosting {
         Hosting::Processor => f64::INFINITY,
         Hosting::Torus { slices, .. } => {
-            let bounds = slices.first().map_or("1x1", |slice| slice.bounds);
+            let bounds = slices.first().map_or("1x1", |slice| slice.bounds.as_str());
             all / bounds.split('x').count() as f64
         }
         Hosting::Hosts { gpus_per_domain, network_bytes_per_second, .. } => {

@@ -21,7 +21,7 @@ pub fn variants(config: &Config, target: &Target) -> Vec<Variant> {
     let grows = target.memory_bytes_per_device().is_some();
     let targets = counts
         .filter(|&chips| chips == target.chips || grows && chips > target.chips)
-        .map(|chips| Target { chips, ..*target });
+        .filter_map(|chips| Target::new(target.chip, chips).ok());
     targets.flat_map(|larger| on(config, target, larger)).collect()
 }
 

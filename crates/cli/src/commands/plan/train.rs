@@ -5,14 +5,16 @@ use std::time::Instant;
 
 use ::train::config::Config;
 use plan::each::Job;
+use plan::serving::Ask;
 use plan::training::TrainingJob;
 use runtime::CacheFolder;
 
-use super::{rows, show, targets};
+use super::{rows, show, wish};
 use crate::arguments::plan::PlanTrainArguments;
 use crate::commands::train::target::model_config;
-use crate::console::Progress;
+use crate::console::{Progress, short_number};
 use crate::failure::{Failure, Outcome};
+use crate::open;
 
 /// What a shape is trained with if nothing else is said: what pre-training of such models is compared by.
 const OF_A_SHAPE: [&str; 4] = [
@@ -23,15 +25,29 @@ const OF_A_SHAPE: [&str; 4] = [
 ];
 
 pub fn run(arguments: &PlanTrainArguments) -> Outcome {
-    let targets = targets(&arguments.shared)?;
+    let shared = &arguments.shared;
+    runtime::chips::use_file(shared.catalog.as_deref())?;
+    let wish = wish(shared)?;
+    if shared.targets.iter().any(|name| name.trim() == "all") {
+        return Err(Failure::usage(
+            "`all` is for `plan serve`; name targets with their numbers of chips, such as v5e-256,v6e-256,h100-64",
+        ));
+    }
+    // Every name is checked before the first compiler starts.
+    let target = |name: &String| open::target(name.trim()).map(Ask::Exactly);
+    let asks: Vec<Ask> = shared.targets.iter().map(target).collect::<Result<_, _>>()?;
     let config = config(arguments)?;
     let progress = Progress::new();
     let model = model_config(&config, &CacheFolder::from_environment()?, &progress)?;
     let deadline = arguments.budget.map(|budget| Instant::now() + budget);
-    let job = Job::Training(TrainingJob { config, model, tokens: arguments.tokens });
-    let rows = rows(&job, &targets, &arguments.shared, deadline, &progress)?;
-    show::all(&rows, arguments.shared.minimize.into(), arguments.shared.json);
-    Ok(())
+    let title = format!(
+        "Training as {} says: batches of {} sequences of {} tokens",
+        arguments.config, config.training.batch_size, config.data.sequence_length
+    );
+    let job = TrainingJob { config, model, tokens: arguments.tokens, wish };
+    let title = format!("{title}, {} tokens in all", short_number(job.total_tokens()));
+    let rows = rows(&Job::Training(job), &asks, shared, deadline, &progress)?;
+    show::all(&title, &rows, shared)
 }
 
 fn config(arguments: &PlanTrainArguments) -> Result<Config, Failure> {

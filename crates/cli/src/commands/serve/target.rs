@@ -12,13 +12,14 @@ use runtime::{
     Target, TargetReport,
 };
 use serde_json::{Value, json};
-use serve::engine::{Compilation, Key, Ladder, for_each_key, keys};
+use serve::engine::{
+    CPU_CACHE_BYTES, Compilation, Key, Ladder, Shapes, for_each_key, keys, usable_bytes,
+};
 
 use crate::arguments::serve::{EngineArguments, TargetArguments};
 use crate::commands::compile::mesh_for;
 use crate::console::{self, BOLD, Progress, duration, gibibytes, remark, styled};
-use crate::engine::shapes::{CPU_CACHE_BYTES, Shapes, usable_bytes};
-use crate::engine::{self, adapters};
+use crate::engine::{self, adapters, shapes};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::{model, open};
 
@@ -67,7 +68,8 @@ pub fn run(model: &str, arguments: &EngineArguments, wanted: &TargetArguments) -
         discovery = discovery.with_plugin(kind, plugin);
     }
     let room = adapters::room(arguments)?;
-    let shapes = Shapes::new(&config, &options, arguments, room, kind);
+    let wish = shapes::wish(arguments, room);
+    let shapes = Shapes::new(&config, &options, &wish, kind);
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let compiling = Compiling {
         shapes: &shapes,
@@ -86,9 +88,11 @@ pub fn run(model: &str, arguments: &EngineArguments, wanted: &TargetArguments) -
             let (ladder, blocks) = shapes.by_bytes(bytes);
             compiling.compile(&keys(&ladder, &blocks)).map(|_| (ladder, blocks))
         }
-        PluginKind::Tpu | PluginKind::Cuda => shapes
-            .fill(arguments.kv_cache_memory, |keys| compiling.compile(keys))
-            .map(|pages| shapes.with_pages(pages)),
+        PluginKind::Tpu | PluginKind::Cuda => {
+            let compile = |keys: &[Key]| compiling.compile(keys);
+            shapes::fill(&shapes, arguments.kv_cache_memory, compile)
+                .map(|pages| shapes.with_pages(pages))
+        }
     };
     let (ladder, blocks) = found.inspect_err(|failure| {
         if wanted.json && failure.code() == Exit::DoesNotFit as u8 {

@@ -1,0 +1,79 @@
+//! `fungible plan serve`.
+
+use llm::programs::ProgramOptions;
+use plan::each::Job;
+use plan::serving::load::Objectives;
+use plan::serving::{Ask, ServingJob};
+use runtime::chips::chips;
+use runtime::{CacheFolder, PluginKind};
+use serve::engine::ShapesWish;
+
+use super::{rows, show, wish};
+use crate::arguments::plan::{PlanServeArguments, PlanShared};
+use crate::console::Progress;
+use crate::failure::{Failure, Outcome};
+use crate::{engine, model, open};
+
+pub fn run(arguments: &PlanServeArguments) -> Outcome {
+    let shared = &arguments.shared;
+    runtime::chips::use_file(shared.catalog.as_deref())?;
+    let wish = wish(shared)?;
+    let asks = asks(shared)?;
+    let progress = Progress::new();
+    let model = model::config(&arguments.model, &CacheFolder::from_environment()?, &progress)?;
+    let tokens = arguments.input + arguments.output;
+    if tokens > model.max_position_embeddings {
+        return Err(Failure::usage(format!(
+            "--input and --output are {tokens} tokens together, and the model handles {}",
+            model.max_position_embeddings
+        )));
+    }
+    let (dtype, quantization) = (arguments.dtype, arguments.quantization);
+    let options = move |kind: PluginKind| {
+        let mut options = ProgramOptions::for_plugin(kind);
+        if let Some(dtype) = dtype {
+            options.dtype = dtype.into();
+        }
+        engine::hold(&mut options, quantization, kind, None).map_err(|error| error.to_string())?;
+        Ok(options)
+    };
+    let job = Job::Serving(ServingJob {
+        model,
+        options: Box::new(options),
+        shapes: ShapesWish {
+            sequences: arguments.max_num_seqs,
+            chunk: arguments.max_num_batched_tokens,
+            ..ShapesWish::default()
+        },
+        input: arguments.input,
+        output: arguments.output,
+        objectives: Objectives { ttft_seconds: arguments.ttft, tpot_seconds: arguments.tpot },
+        requests_per_second: arguments.qps,
+        wish,
+    });
+    let rows = rows(&job, &asks, shared, None, &progress)?;
+    let title = format!(
+        "Serving {}: {} tokens in, {} out",
+        arguments.model, arguments.input, arguments.output
+    );
+    show::all(&title, &rows, shared)
+}
+
+/// Chips with a number, chips alone, or all that there are compilers for.
+fn asks(shared: &PlanShared) -> Result<Vec<Ask>, Failure> {
+    let mut asks = Vec::new();
+    for name in shared.targets.iter().map(|name| name.trim()) {
+        if name == "all" {
+            let compiled =
+                |kind: Option<PluginKind>| kind.is_some_and(|kind| kind != PluginKind::Cpu);
+            asks.extend(chips().iter().filter(|chip| compiled(chip.plugin)).map(Ask::Any));
+            continue;
+        }
+        match chips().iter().find(|chip| chip.name == name && chip.plugin != Some(PluginKind::Cpu))
+        {
+            Some(chip) => asks.push(Ask::Any(chip)),
+            None => asks.push(Ask::Exactly(open::target(name)?)),
+        }
+    }
+    Ok(asks)
+}
