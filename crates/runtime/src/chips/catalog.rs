@@ -41,16 +41,15 @@ pub fn catalog() -> &'static Catalog {
 /// # Errors
 /// A file that cannot be read, or what is wrong in it with its line; and a catalog that is in use
 /// already.
-pub fn use_file(given: Option<&Path>) -> Result<&'static Catalog, CatalogError> {
+pub fn use_file(given: Option<&Path>) -> Result<(), CatalogError> {
     let named = || std::env::var_os(CATALOG_VARIABLE).filter(|path: &OsString| !path.is_empty());
     let Some(path) = given.map(Path::to_path_buf).or_else(|| named().map(PathBuf::from)) else {
-        return Ok(catalog());
+        return Ok(());
     };
     let text = fs::read_to_string(&path)
         .map_err(|source| CatalogError::Read { path: path.clone(), source })?;
     let merged = Catalog::with(&path, &text)?;
-    CATALOG.set(merged).map_err(|_| CatalogError::InUse { path })?;
-    Ok(catalog())
+    CATALOG.set(merged).map_err(|_| CatalogError::InUse { path })
 }
 
 impl Catalog {
