@@ -197,31 +197,43 @@ fn hosts(chip: &Chip) -> String {
     }
 }
 
-/// What else belongs into the price at the providers of these prices.
+/// What else belongs into the price at the providers of these prices: what each states, then what
+/// holds where nothing is stated.
 fn providers(prices: &[Price]) -> Vec<Vec<String>> {
     let mut names: Vec<&str> = prices.iter().map(|price| price.provider.as_str()).collect();
     names.sort_unstable();
     names.dedup();
-    let mut rows = vec![["provider", "what else", "value", "source"].map(str::to_string).to_vec()];
+    let heading = ["provider", "what else", "value", "source"].map(str::to_string).to_vec();
+    let all = extras(&chips::catalog().provider("*"));
+    let mut rows = vec![heading];
     for name in names {
-        let provider = chips::catalog().provider(name);
-        let mut row = |what: &str, value: Option<(String, &Basis)>| {
-            let (value, from) = match value {
-                Some((value, basis)) => (value, basis.to_string()),
-                None => ("-".to_string(), "no figure was found".to_string()),
-            };
-            rows.push(vec![name.to_string(), what.to_string(), value, from]);
-        };
-        let startup = provider.startup_seconds.as_ref();
-        row("start-up", startup.map(|s| (console::duration(s.value), &s.basis)));
-        let egress = provider.egress_dollars_per_byte.as_ref();
-        row("egress", egress.map(|s| (format!("{} $/GB", plain_cents(s.value * 1e9)), &s.basis)));
-        let preemptions = provider.spot_preemptions_per_host_hour.as_ref();
-        let per_day = |s: &Stated<f64>| format!("{:.2} per host and day", s.value * 24.0);
-        row("spot preemptions", preemptions.map(|s| (per_day(s), &s.basis)));
-        let included = provider.hosts_included.as_ref();
-        let yes = |yes: bool| if yes { "in the price" } else { "apart" }.to_string();
-        row("machines", included.map(|s| (yes(s.value), &s.basis)));
+        let own = extras(&chips::catalog().provider(name));
+        let own = own.into_iter().filter(|extra| !all.contains(extra));
+        rows.extend(own.map(|extra| [vec![name.to_string()], extra].concat()));
+    }
+    rows.extend(all.into_iter().map(|extra| [vec!["(others)".to_string()], extra].concat()));
+    rows
+}
+
+/// What is said of a provider: what it is about, the value, the source.
+fn extras(provider: &Provider) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    let mut row = |what: &str, value: String, basis: &Basis| {
+        rows.push(vec![what.to_string(), value, basis.to_string()]);
+    };
+    if let Some(startup) = &provider.startup_seconds {
+        row("start-up", format!("{} min", plain(startup.value / 60.0)), &startup.basis);
+    }
+    if let Some(egress) = &provider.egress_dollars_per_byte {
+        row("egress", format!("{} $/GB", plain_cents(egress.value * 1e9)), &egress.basis);
+    }
+    if let Some(preemptions) = &provider.spot_preemptions_per_host_hour {
+        let per_day = format!("{} per host and day", plain_cents(preemptions.value * 24.0));
+        row("spot preemptions", per_day, &preemptions.basis);
+    }
+    if let Some(included) = &provider.hosts_included {
+        let words = if included.value { "in the price" } else { "apart" };
+        row("machines", words.to_string(), &included.basis);
     }
     rows
 }

@@ -112,7 +112,8 @@ impl Draft {
                             "both {} and {} have the device kind {kind:?}; a device can be of one chip only",
                             other.name, chip.name
                         ));
-                        return Err(CatalogError::Wrong { file: place.0, line: place.1, problem });
+                        let (file, line) = place;
+                        return Err(CatalogError::Wrong { file, line, problem: Box::new(problem) });
                     }
                 }
             }

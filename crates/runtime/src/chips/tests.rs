@@ -1,7 +1,5 @@
 //! Which device is of which chip, and what the catalogs of this program and of users come to.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
-
 use proptest::prelude::*;
 
 use super::*;
@@ -357,4 +355,20 @@ proptest! {
     ) {
         let _ = with(&format!("{section}\n{}", lines.join("\n")));
     }
+}
+
+/// The example of docs/chips.md does what the text around it says.
+#[test]
+fn the_documented_file_is_read() {
+    let document = include_str!("../../../../docs/chips.md");
+    let example = document.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let catalog = with(example).unwrap();
+    assert_eq!(catalog.find("h100").unwrap().power_watts, Some(650.0));
+    let nvl = catalog.find("h100-nvl").unwrap();
+    assert_eq!((nvl.bf16_flops_per_second, nvl.power_watts), (835e12, Some(650.0)));
+    let v6e = catalog.find("v6e").unwrap();
+    assert_eq!(v6e.on_demand().unwrap().low.provider, "own");
+    let own = catalog.provider("own");
+    assert_eq!(own.egress_dollars_per_byte.map(|egress| egress.value), Some(0.0));
+    assert!(!own.startup_seconds.unwrap().basis.assumed);
 }
