@@ -228,6 +228,71 @@ fn plugin_list_shows_what_can_be_installed() {
 }
 
 #[test]
+fn chips_shows_the_catalog() {
+    let sandbox = Sandbox::new();
+    let chips = |arguments: &[&str]| run(sandbox.fungible().arg("chips").args(arguments));
+    let table = chips(&[]).success();
+    for name in ["cpu", "v5e", "tpu7x", "h100", "mi300x"] {
+        assert!(table.lines().any(|line| line.starts_with(&format!("{name} "))), "{table}");
+    }
+    assert!(table.contains("Names count chips"), "{table}");
+    let one = chips(&["h100"]).success();
+    for part in ["450 GB/s", "700 W", "nebius", "eu-north1", "spot", "2026-11-23", "assumed: "] {
+        assert!(one.contains(part), "no {part} in {one}");
+    }
+    let json = chips(&["v5p", "--json"]).json();
+    let chip = &json["chips"][0];
+    assert_eq!(chip["figures"]["memory"]["value"], 95.0 * 1024.0 * 1024.0 * 1024.0);
+    assert_eq!(chip["figures"]["links"]["date"], "2026-11-23");
+    assert_eq!(chip["chips_per_host"], 4);
+    assert!(chip["prices"].as_array().unwrap().iter().all(|price| price["provider"] == "gcp"));
+    let unknown = chips(&["h10"]);
+    assert_eq!(unknown.code, Some(2));
+    assert!(unknown.stderr.contains("did you mean `h100`?"), "{unknown:?}");
+}
+
+#[test]
+fn a_catalog_of_ones_own_counts_everywhere() {
+    let sandbox = Sandbox::new();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ours.toml");
+    let write = |text: &str| std::fs::write(&file, text).unwrap();
+    write("[[chip]]\nname = \"h100-nvl\"\nlike = \"h100\"\nmemory = \"94 GB\"\n");
+    let json =
+        run(sandbox.fungible().args(["chips", "h100-nvl", "--json", "--catalog"]).arg(&file));
+    assert_eq!(json.json()["chips"][0]["figures"]["memory"]["value"], 94e9);
+    // The variable holds for every command.
+    let compile = |target: &str| {
+        let mut command = sandbox.fungible();
+        command.args(["compile", "llama3-8b", "--target", target]).env("FUNGIBLE_CHIPS", &file);
+        run(&mut command).stderr
+    };
+    let known = compile("h100-nvl-3");
+    assert!(known.contains("h100-nvl does not come in 3 chips"), "{known}");
+    write("[[chip]]\nname = \"h100\"\nmemory = 94\n");
+    let wrong = compile("h100-8");
+    assert!(wrong.contains("ours.toml, line 3: `memory` is 94, which has no unit"), "{wrong}");
+    let wrong = run(sandbox.fungible().args(["chips", "--catalog", "/nowhere.toml"]));
+    assert_eq!(wrong.code, Some(1));
+    assert!(wrong.stderr.contains("cannot read the chip catalog /nowhere.toml"), "{wrong:?}");
+}
+
+#[test]
+fn what_cannot_be_compiled_for_says_so() {
+    let sandbox = Sandbox::new();
+    for (target, wanted) in [
+        ("mi300x-8", "nothing here compiles for mi300x (AMD Instinct MI300X)"),
+        ("v5litepod-16", "`v5litepod-16` is Google's name for what is called `v5e-16` here"),
+    ] {
+        for command in ["compile", "profile"] {
+            let said = run(sandbox.fungible().args([command, "llama3-8b", "--target", target]));
+            assert!(said.stderr.contains(wanted), "{command}: {said:?}");
+            assert_ne!(said.code, Some(0));
+        }
+    }
+}
+
+#[test]
 fn chat_holds_a_conversation_over_a_pipe() {
     let test = "chat_holds_a_conversation_over_a_pipe";
     let arguments = ["chat", "MODEL", "--max-tokens", "5", "--system", "Be brief."];
@@ -298,12 +363,12 @@ fn help_names_every_command_and_exit_code() {
     let sandbox = Sandbox::new();
     let help = |arguments: &[&str]| run(sandbox.fungible().args(arguments)).success();
     let all = help(&["--help"]);
-    for command in ["chat", "generate", "score", "compile", "doctor", "plugin", "bench"] {
+    for command in ["chat", "generate", "score", "compile", "chips", "doctor", "plugin", "bench"] {
         assert!(all.contains(&format!("  {command} ")), "{all}");
         assert!(help(&[command, "--help"]).contains("Usage: fungible"), "{command}");
     }
     assert!(all.contains("Exit codes:"), "{all}");
-    for command in ["chat", "generate", "score", "compile"] {
+    for command in ["chat", "generate", "score", "compile", "chips"] {
         assert!(help(&[command, "--help"]).contains("Examples:"), "{command}");
     }
     assert!(help(&["--version"]).starts_with("fungible "));

@@ -4,7 +4,7 @@ pub mod plan;
 pub mod quickstart;
 pub mod serve;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -19,6 +19,7 @@ Examples:
   fungible eval smollm2-135m --data held-out.txt
   fungible compile llama3-8b --target v5e-8,v6e-8,h100-1
   fungible plan train llama3-8b --targets v6e-256,h200-64
+  fungible chips
   fungible doctor
 
 Exit codes:
@@ -57,6 +58,8 @@ pub enum Command {
     Profile(ProfileArguments),
     /// Say which chip a job should run on, and what it will cost, before anything is rented
     Plan(plan::PlanArguments),
+    /// Show the catalog of chips: memory, peaks, links, power, prices, and where each figure is from
+    Chips(ChipsArguments),
     /// Show plugins, devices, caches, targets, and how to get what is missing
     Doctor(DoctorArguments),
     /// Install and list plugins
@@ -66,6 +69,16 @@ pub enum Command {
     /// What `doctor` starts for each plugin: vendors' libraries log, wait and abort as they please
     #[command(hide = true)]
     Probe(ProbeArguments),
+}
+
+impl Command {
+    /// The file of its own that goes over the built-in catalog of chips.
+    pub fn catalog(&self) -> Option<&Path> {
+        match self {
+            Command::Chips(arguments) => arguments.catalog.catalog.as_deref(),
+            _ => None,
+        }
+    }
 }
 
 /// A count that makes sense.
@@ -501,6 +514,33 @@ pub struct ProfileArguments {
     pub hlo: Option<PathBuf>,
     #[command(flatten)]
     pub show: ProfileShow,
+}
+
+/// A file of one's own over the built-in catalog of chips.
+#[derive(Args, Clone, Debug)]
+pub struct CatalogArguments {
+    /// Take figures, chips and prices of this file over the built-in catalog
+    #[arg(long, env = "FUNGIBLE_CHIPS", value_name = "FILE")]
+    pub catalog: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  fungible chips
+  fungible chips h100
+  fungible chips --json
+  fungible chips --catalog ours.toml
+Names are a chip and a number of chips, never cores: v5p-8 and tpu7x-8 are eight chips, where Google's \
+own names of that spelling are four. docs/chips.md says how a file of one's own looks.")]
+pub struct ChipsArguments {
+    /// Show everything about one chip, such as h100
+    pub chip: Option<String>,
+    #[command(flatten)]
+    pub catalog: CatalogArguments,
+    /// Print one JSON object instead of tables
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args, Debug)]

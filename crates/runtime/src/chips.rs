@@ -1,6 +1,6 @@
 //! The chips that programs can be compiled for: what they are, how many of them come together, what
-//! they cost. All of it is data, in `chips/catalog.toml`, and a user's own file goes over it; how a
-//! plugin is told about a chip is `targets`.
+//! they cost. All of it is data, in `chips/catalog.toml` and `chips/prices.toml`, and a user's own file
+//! goes over it; how a plugin is told about a chip is `targets`.
 //!
 //! Counts are chips, never cores: a `tpu7x` chip is two devices, and Google's own `v4-8`, `v5p-8`
 //! and `tpu7x-8` count cores and mean four chips.

@@ -21,6 +21,7 @@ pub mod host_memory;
 pub mod install;
 pub mod layout;
 pub mod mesh;
+pub mod meter;
 pub mod options;
 mod presets;
 pub mod profile;

@@ -310,6 +310,26 @@ mod tests {
     }
 
     #[test]
+    fn a_chip_of_ones_own_is_compiled_as_the_one_that_it_is_like() {
+        let text = "[[chip]]\nname = \"v6e.ours\"\nlike = \"v6e\"\n\
+                    [[chip]]\nname = \"h100-nvl\"\nlike = \"h100\"\nmemory = \"94 GB\"\n";
+        let catalog = chips::Catalog::with("my.toml".as_ref(), text).unwrap();
+        // Chips live as long as the process, as those of its own catalog do.
+        let catalog: &'static chips::Catalog = Box::leak(Box::new(catalog));
+        let topology = |name: &str| {
+            let target = Target::new(catalog.find(name).unwrap(), 8).unwrap();
+            (target.to_string(), target.topology().unwrap())
+        };
+        let (name, request) = topology("v6e.ours");
+        assert_eq!((name.as_str(), request.name.as_str()), ("v6e.ours-8", "v6e:2x4"));
+        let (name, request) = topology("h100-nvl");
+        assert_eq!(name, "h100-nvl-8");
+        let Setting::Text(config) = &request.options[1].1 else { panic!("{request:?}") };
+        assert!(config.contains("device_memory_size: 94000000000"), "{config}");
+        assert!(config.contains("name: \"NVIDIA H100 80GB HBM3\""), "{config}");
+    }
+
+    #[test]
     fn hosts_are_counted() {
         let hosts = |name: &str| name.parse::<Target>().unwrap().hosts();
         for (name, count) in [

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-pub use cost::RunSummary;
+pub use cost::{Measured, RunSummary};
 pub use flops::{Trained, flops_per_token, matmul_parameters, model_flops_utilization};
 pub use log::{Kept, StepLog, Stepped, read};
 pub use tensorboard::TensorBoard;

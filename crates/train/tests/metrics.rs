@@ -9,6 +9,7 @@ use std::path::Path;
 use llm::ModelConfig;
 use proptest::prelude::*;
 use runtime::chips;
+use runtime::meter::Reading;
 use train::metrics::report::{ReportData, RunFacts, loss_curve_svg, render, write_from_files};
 use train::metrics::{
     Kept, MetricsError, RunSummary, Sample, StepLog, StepRecord, TensorBoard, Trained,
@@ -187,12 +188,17 @@ fn money_and_energy_by_hand() {
     assert_eq!(
         run.to_string(),
         "4.0 chip-hours (v6e), about $10.80 to $12.96 ($2.70 (gcp) to $3.24 (gcp) per chip-hour on \
-         demand, SkyPilot's catalog, v8/gcp, revision 006059e0f18a, 2026-11-23), power not known"
+         demand, SkyPilot's catalog, v8/gcp, revision 006059e0f18a, 2026-11-23), no meter and power not known"
     );
     let run = summary("h100", 2, 3600.0);
     assert_eq!(run.money().unwrap(), "$4.58 to $21.96");
-    assert_eq!(run.energy().unwrap(), "1.40 kWh");
-    assert_eq!(summary("h100", 1, 36.0).energy().unwrap(), "7.0 Wh");
+    let at_most = "the chips' highest power all the time, without hosts";
+    assert_eq!(run.energy().unwrap(), format!("at most 1.40 kWh: {at_most}"));
+    assert_eq!(summary("h100", 1, 36.0).energy().unwrap(), format!("at most 7.0 Wh: {at_most}"));
+    let reading = Reading { joules: 1.8e6, seconds: 3600.0, meter: "a meter".to_string() };
+    let run = run.with_measured(reading);
+    assert_eq!(run.kilowatt_hours, Some(0.5));
+    assert_eq!(run.energy().unwrap(), "0.50 kWh measured in 3600 s (a meter)");
     // Virtual devices of one processor.
     let run = summary("cpu", 8, 100.0);
     assert_eq!((run.chip_seconds, run.dollars, run.kilowatt_hours), (100.0, None, None));

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod chat;
+pub mod chips;
 pub mod compile;
 pub mod doctor;
 pub mod eval;

@@ -1,7 +1,6 @@
 //! The catalog as a whole: what is built in, with a user's file over it, read once and then the same
 //! for the whole process. Knows not how a file is written (`read`).
 
-use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -15,7 +14,10 @@ use super::{Chip, names};
 /// The variable that names a user's file.
 pub const CATALOG_VARIABLE: &str = "FUNGIBLE_CHIPS";
 
-const BUILT_IN: &str = include_str!("catalog.toml");
+const BUILT_IN: [File<'static>; 2] = [
+    File { name: "catalog.toml", text: include_str!("catalog.toml") },
+    File { name: "prices.toml", text: include_str!("prices.toml") },
+];
 
 /// Every chip, its prices, and those who rent it out.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -36,21 +38,24 @@ pub fn catalog() -> &'static Catalog {
 }
 
 /// Takes a user's file over the built-in catalog, for the whole process: the one that is given, else
-/// the one that `FUNGIBLE_CHIPS` names, else none. To be called once, before anything looks at a chip.
+/// the one that `FUNGIBLE_CHIPS` names, else none. To be called before anything looks at a chip; the
+/// same file again changes nothing.
 ///
 /// # Errors
-/// A file that cannot be read, or what is wrong in it with its line; and a catalog that is in use
-/// already.
-pub fn use_file(given: Option<&Path>) -> Result<&'static Catalog, CatalogError> {
-    let named = || std::env::var_os(CATALOG_VARIABLE).filter(|path: &OsString| !path.is_empty());
-    let Some(path) = given.map(Path::to_path_buf).or_else(|| named().map(PathBuf::from)) else {
-        return Ok(catalog());
-    };
+/// A file that cannot be read, or what is wrong in it with its line; and another catalog that is in
+/// use already.
+pub fn use_file(given: Option<&Path>) -> Result<(), CatalogError> {
+    let given = given.map(Path::to_path_buf);
+    let path = given.or_else(|| std::env::var_os(CATALOG_VARIABLE).map(PathBuf::from));
+    // An empty variable is as good as none, as elsewhere.
+    let Some(path) = path.filter(|path| !path.as_os_str().is_empty()) else { return Ok(()) };
+    if CATALOG.get().is_some_and(|catalog| catalog.file.as_ref() == Some(&path)) {
+        return Ok(());
+    }
     let text = fs::read_to_string(&path)
         .map_err(|source| CatalogError::Read { path: path.clone(), source })?;
     let merged = Catalog::with(&path, &text)?;
-    CATALOG.set(merged).map_err(|_| CatalogError::InUse { path })?;
-    Ok(catalog())
+    CATALOG.set(merged).map_err(|_| CatalogError::InUse { path })
 }
 
 impl Catalog {
@@ -59,9 +64,7 @@ impl Catalog {
     /// # Errors
     /// None that a test would not have seen.
     pub fn built_in() -> Result<Catalog, CatalogError> {
-        let mut draft = Draft::default();
-        draft.apply(File { name: "catalog.toml", text: BUILT_IN })?;
-        draft.finish()
+        Draft::of(&BUILT_IN)?.finish()
     }
 
     /// The built-in catalog with the text of a user's file over it.
@@ -69,8 +72,7 @@ impl Catalog {
     /// # Errors
     /// What is wrong with the text, with its line.
     pub fn with(path: &Path, text: &str) -> Result<Catalog, CatalogError> {
-        let mut draft = Draft::default();
-        draft.apply(File { name: "catalog.toml", text: BUILT_IN })?;
+        let mut draft = Draft::of(&BUILT_IN)?;
         draft.apply(File { name: &path.display().to_string(), text })?;
         let mut catalog = draft.finish()?;
         catalog.file = Some(path.to_path_buf());

@@ -17,7 +17,11 @@ pub(super) struct File<'a> {
 
 impl<'a> File<'a> {
     pub fn wrong(&self, at: usize, problem: Problem) -> CatalogError {
-        CatalogError::Wrong { file: self.name.to_string(), line: self.line(at), problem }
+        CatalogError::Wrong {
+            file: self.name.to_string(),
+            line: self.line(at),
+            problem: Box::new(problem),
+        }
     }
 
     pub fn line(&self, at: usize) -> usize {

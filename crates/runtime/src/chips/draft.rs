@@ -33,8 +33,11 @@ impl ChipDraft {
     /// # Errors
     /// When too little is said of it.
     pub fn finish(self, prices: Vec<Price>) -> Result<Chip, CatalogError> {
-        let wrong =
-            |problem| CatalogError::Wrong { file: self.file.clone(), line: self.line, problem };
+        let wrong = |problem| CatalogError::Wrong {
+            file: self.file.clone(),
+            line: self.line,
+            problem: Box::new(problem),
+        };
         let section = format!("the chip {}", self.name);
         let figure = |name| self.figures.iter().find(|figure| figure.name == name);
         let value = |name| figure(name).map(|figure| figure.value);

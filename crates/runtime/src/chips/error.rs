@@ -14,7 +14,7 @@ pub enum CatalogError {
         source: io::Error,
     },
     #[error("{file}, line {line}: {problem}")]
-    Wrong { file: String, line: usize, problem: Problem },
+    Wrong { file: String, line: usize, problem: Box<Problem> },
     /// What was read of it before would not change.
     #[error("the chip catalog is already in use, so {path} comes too late; name it at the start")]
     InUse { path: PathBuf },

@@ -67,6 +67,20 @@ pub(super) struct Draft {
 }
 
 impl Draft {
+    /// # Errors
+    /// As [`Draft::apply`].
+    pub fn of(files: &[File<'_>]) -> Result<Draft, CatalogError> {
+        let mut draft = Draft::default();
+        for file in files {
+            draft.apply(*file)?;
+        }
+        Ok(draft)
+    }
+
+    /// Takes what a file says over what was said before.
+    ///
+    /// # Errors
+    /// What is wrong in it, with its line.
     pub fn apply(&mut self, file: File<'_>) -> Result<(), CatalogError> {
         let table = file.parse()?;
         let document = Section::new(file, 0, "the catalog".to_string(), table.get_ref());
@@ -112,7 +126,8 @@ impl Draft {
                             "both {} and {} have the device kind {kind:?}; a device can be of one chip only",
                             other.name, chip.name
                         ));
-                        return Err(CatalogError::Wrong { file: place.0, line: place.1, problem });
+                        let (file, line) = place;
+                        return Err(CatalogError::Wrong { file, line, problem: Box::new(problem) });
                     }
                 }
             }

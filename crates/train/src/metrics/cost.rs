@@ -1,8 +1,10 @@
-//! What a run cost, estimated from the catalog of chips.
+//! What a run cost: money from the catalog of chips, energy from a meter where there is one, else from
+//! the catalog.
 
 use std::fmt;
 
 use runtime::chips::{Chip, Hosting};
+use runtime::meter::Reading;
 use serde::{Deserialize, Serialize};
 
 /// Chip time, money and energy of a run.
@@ -14,10 +16,22 @@ pub struct RunSummary {
     pub chip_seconds: f64,
     /// At the lowest and at the highest list price on demand; none where there is no list price.
     pub dollars: Option<(f64, f64)>,
-    /// At the chips' highest power, without hosts and cooling; none where that is not known.
+    /// As `measured` says, else at the chips' highest power all the time, without hosts and cooling;
+    /// none where that is not known either.
     pub kilowatt_hours: Option<f64>,
+    #[serde(default)]
+    pub measured: Option<Measured>,
     /// Where the figures are from, or why there are none.
     pub source: String,
+}
+
+/// That energy was measured, and how.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// What counted, and what is in it.
+    pub meter: String,
+    /// Over which time: less than the run's where it was resumed.
+    pub seconds: f64,
 }
 
 impl RunSummary {
@@ -30,6 +44,7 @@ impl RunSummary {
                 chip_seconds: seconds * devices as f64,
                 dollars: None,
                 kilowatt_hours: None,
+                measured: None,
                 source: "the chip is not in the catalog".to_string(),
             };
         };
@@ -48,6 +63,7 @@ impl RunSummary {
                 (hours * low, hours * high)
             }),
             kilowatt_hours: chip.power_watts.map(|watts| hours * watts / 1000.0),
+            measured: None,
             source: match prices {
                 Some(prices) => {
                     format!("{prices} per chip-hour on demand, {}", prices.sources())
@@ -57,16 +73,32 @@ impl RunSummary {
         }
     }
 
+    /// With what a meter counted in place of what chips draw at most.
+    #[must_use]
+    pub fn with_measured(mut self, reading: Reading) -> RunSummary {
+        self.kilowatt_hours = Some(reading.joules / 3.6e6);
+        self.measured = Some(Measured { meter: reading.meter, seconds: reading.seconds });
+        self
+    }
+
     /// The money in words, such as `$3.10`; none where there is no list price.
     pub fn money(&self) -> Option<String> {
         self.dollars.map(dollars)
     }
 
-    /// The energy in words, such as `0.71 kWh`; none where the chip's power is not known.
+    /// The energy in words, with where it is from; none where it is not known.
     pub fn energy(&self) -> Option<String> {
-        self.kilowatt_hours.map(|hours| match hours {
+        let energy = match self.kilowatt_hours? {
             hours if hours < 0.1 => format!("{:.1} Wh", hours * 1000.0),
             hours => format!("{hours:.2} kWh"),
+        };
+        Some(match &self.measured {
+            Some(Measured { meter, seconds }) => {
+                format!("{energy} measured in {seconds:.0} s ({meter})")
+            }
+            None => {
+                format!("at most {energy}: the chips' highest power all the time, without hosts")
+            }
         })
     }
 
@@ -91,8 +123,8 @@ impl fmt::Display for RunSummary {
             None => write!(formatter, ", {}", self.source)?,
         }
         match self.energy() {
-            Some(energy) => write!(formatter, ", at most {energy} in the chips"),
-            None => write!(formatter, ", power not known"),
+            Some(energy) => write!(formatter, ", {energy}"),
+            None => write!(formatter, ", no meter and power not known"),
         }
     }
 }

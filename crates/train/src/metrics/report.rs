@@ -210,8 +210,8 @@ fn rows(data: &ReportData) -> Vec<(String, String)> {
         None => cost.source.clone(),
     });
     let energy = cost.map(|cost| match cost.energy() {
-        Some(energy) => format!("at most {energy} in the chips, without hosts and cooling"),
-        None => "not known: the catalog has no power for this chip".to_string(),
+        Some(energy) => energy,
+        None => "not known: no meter, and no power in the catalog for this chip".to_string(),
     });
     let rows = [
         ("Model", Some(facts.model.clone())),

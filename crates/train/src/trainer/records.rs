@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use llm::models::ParameterSpec;
 use runtime::chips::{self, Chip};
+use runtime::meter::Meter;
 
 use super::{Setup, TrainError, seconds_since};
 use crate::metrics::report::{self, RunFacts};
@@ -25,6 +26,8 @@ pub struct Records {
     chip: Option<&'static Chip>,
     devices: usize,
     started: Instant,
+    /// Of this machine; none where there is none, or where other machines draw power too.
+    meter: Option<Meter>,
     /// Wall time of the parts of the run before this one, in seconds.
     seconds_before: f64,
     /// Whether what happened last could not be written.
@@ -61,7 +64,8 @@ impl Records {
         let tensorboard = TensorBoard::create(&folder.join("tensorboard"), step)?;
         let device = setup.runtime.devices().first().map(|device| device.kind().to_string());
         let device = device.unwrap_or_default();
-        let is_cpu = setup.runtime.location().kind == runtime::PluginKind::Cpu;
+        let kind = setup.runtime.location().kind;
+        let is_cpu = kind == runtime::PluginKind::Cpu;
         let chip = if is_cpu { chips::find("cpu") } else { chips::of_device(&device) };
         let config = &setup.config;
         let model = &setup.model.config;
@@ -84,6 +88,10 @@ impl Records {
             versions: vec![("fungible".to_string(), env!("CARGO_PKG_VERSION").to_string())],
         };
         facts.write(folder)?;
+        let mut processes = setup.runtime.devices().iter().map(|device| device.process_index());
+        let first = processes.next();
+        let alone = processes.all(|index| Some(index) == first);
+        let meter = if alone { Meter::start(kind, devices) } else { None };
         Ok(Records {
             folder: folder.to_path_buf(),
             metrics,
@@ -94,6 +102,7 @@ impl Records {
             chip,
             devices,
             started: Instant::now(),
+            meter,
             seconds_before,
             failing: false,
         })
@@ -145,6 +154,10 @@ impl Records {
         self.metrics.finish()?;
         self.samples.finish()?;
         let summary = RunSummary::new(self.chip, self.devices, self.seconds());
+        let summary = match self.meter.take().and_then(Meter::stop) {
+            Some(reading) => summary.with_measured(reading),
+            None => summary,
+        };
         self.facts.cost = Some(summary.clone());
         self.facts.write(&self.folder)?;
         Ok(RunEnd { report: report::write_from_files(&self.folder)?, summary })
