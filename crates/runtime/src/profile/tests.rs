@@ -63,6 +63,11 @@ fn module(computations: Vec<HloComputation>) -> HloModule {
     HloModule { entry_computation_id, computations, ..HloModule::default() }
 }
 
+/// In the order in which compilers write them: what is called comes first.
+fn module_of(computations: Vec<HloComputation>, entry: i64) -> HloModule {
+    HloModule { entry_computation_id: entry, computations, ..HloModule::default() }
+}
+
 fn run_on(target: &str, module: &HloModule) -> Profile {
     let whole = ModuleWithConfig { module: Some(module.clone()) };
     profile(&whole.encode_to_vec(), &target.parse().unwrap()).unwrap()
@@ -386,6 +391,47 @@ fn a_collective_takes_the_time_of_its_ring() {
     let cost = find(&profile, "all-reduce.2");
     assert_eq!(cost.source, Source::Links);
     assert!((cost.seconds - seconds).abs() < 1e-9, "{cost:?}");
+}
+
+#[test]
+fn a_sum_that_is_cut_up_is_no_full_sum() {
+    let value = || shape(F32, &[1 << 20]);
+    let inner = || vec![op(1, "parameter", value(), &[]), op(2, "all-reduce", value(), &[1])];
+    let entry =
+        || vec![op(1, "parameter", value(), &[]), op(2, "fusion", value(), &[1]).calls(&[2])];
+    let seconds = |name: &str| {
+        let fused = HloComputation { name: name.to_string(), ..computation(2, inner()) };
+        let profile = run_on("v6e-4", &module_of(vec![fused, computation(1, entry())], 1));
+        assert_eq!(profile.instructions[0].source, Source::Links);
+        profile.total_seconds
+    };
+    let once = 0.75 * f64::from(1 << 22) / (2.0 * LINK);
+    assert!((seconds("fused") - START - 4e-6 - 2.0 * once).abs() < 1e-9);
+    assert!((seconds("all-reduce-scatter.3.clone") - START - 2e-6 - once).abs() < 1e-9);
+}
+
+/// TPU7x hands collectives to its sparse cores: an asynchronous call of a custom call of one.
+#[test]
+fn a_collective_in_a_call_in_a_transfer_is_one() {
+    let value = || shape(F32, &[1 << 20]);
+    let sparse =
+        computation(3, vec![op(1, "parameter", value(), &[]), op(2, "all-reduce", value(), &[1])]);
+    let wrapped = computation(
+        2,
+        vec![op(1, "parameter", value(), &[]), op(2, "custom-call", value(), &[1]).calls(&[3])],
+    );
+    let entry = computation(
+        1,
+        vec![
+            op(1, "parameter", value(), &[]),
+            op(2, "async-start", tuple(&[value(), value()]), &[1]).calls(&[2]),
+            op(3, "async-done", value(), &[2]),
+        ],
+    );
+    let profile = run_on("v6e-4", &module_of(vec![sparse, wrapped, entry], 1));
+    assert_eq!(profile.instructions[0].source, Source::Links);
+    assert_eq!(profile.unestimated[0].kind, "collectives");
+    assert_eq!(profile.unestimated[0].count, 1);
 }
 
 #[test]
