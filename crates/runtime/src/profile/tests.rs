@@ -624,6 +624,29 @@ fn sample() -> HloModule {
     module(all)
 }
 
+#[test]
+fn what_is_stripped_takes_as_long() {
+    let mut whole = sample();
+    for instruction in whole.computations.iter_mut().flat_map(|all| &mut all.instructions) {
+        instruction.metadata.get_or_insert_default().source_file = "src/model.rs".to_string();
+    }
+    let mut kernel = op(90, "custom-call", shape(F32, &[64]), &[1]);
+    kernel.custom_call_target = "tpu_custom_call".to_string();
+    kernel.backend_config =
+        br#"{"custom_call_config":{"body":"long","cost_estimate":{"flops":"9180","bytes_accessed":512}}}"#
+            .to_vec();
+    whole.computations[0].instructions.push(kernel);
+    let code = whole.encode_to_vec();
+    let small = stripped(&code).unwrap();
+    assert!(small.len() < code.len(), "{} of {}", small.len(), code.len());
+    let target = "v6e-4".parse().unwrap();
+    let [whole, small] = [code, small].map(|code| profile(&code, &target).unwrap());
+    assert_eq!(small.total_seconds, whole.total_seconds);
+    assert_eq!((small.low_seconds, small.high_seconds), (whole.low_seconds, whole.high_seconds));
+    assert_eq!((small.bounds, small.unestimated), (whole.bounds, whole.unestimated));
+    assert!(stripped(b"").is_err());
+}
+
 proptest! {
     #[test]
     fn bytes_of_any_kind_do_not_panic(code in proptest::collection::vec(any::<u8>(), 0..400)) {
