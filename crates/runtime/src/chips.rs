@@ -52,7 +52,7 @@ impl Chip {
     /// Whether the clock makes the compiler's cycles of known programs plausible; other clocks are as
     /// reported elsewhere.
     pub fn clock_was_checked(&self) -> bool {
-        matches!(self.name, "v5e" | "v5p" | "v6e" | "tpu7x")
+        matches!(self.name, "v5e" | "v5p" | "v6e")
     }
 }
 

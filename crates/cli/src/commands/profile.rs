@@ -265,7 +265,7 @@ fn trust(profile: &Profile) {
             format!("{:>6}", percent(kind.share)),
             format!("{:>8.3}", kind.hidden_seconds * 1e3),
             format!("{:>5}", kind.count),
-            format!("{}, {} a run", kind.kind, mebibytes(kind.bytes as u64)),
+            format!("{}, {} a run", kind.kind, gibibytes(kind.bytes as u64)),
             kind.model.to_string(),
         ]
     };
