@@ -509,6 +509,9 @@ pub struct ProfileArguments {
     /// Write the compiled program into this file
     #[arg(long, value_name = "FILE")]
     pub dump: Option<PathBuf>,
+    /// Of --dump, write only what times are estimated from: no source lines, no constants
+    #[arg(long, requires = "dump")]
+    pub strip: bool,
     /// Read a compiled program that --dump wrote, instead of compiling a model
     #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "dump", "without_attention"])]
     pub hlo: Option<PathBuf>,

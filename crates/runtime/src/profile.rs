@@ -18,6 +18,7 @@ mod place;
 mod proto;
 mod rates;
 mod shape;
+mod stripped;
 mod temporaries;
 #[cfg(test)]
 mod tests;
@@ -41,6 +42,7 @@ use estimate::Estimate;
 use module::Module;
 use place::Place;
 use rates::Rates;
+pub use stripped::stripped;
 pub use temporaries::Temporary;
 use timeline::{Step, Timelines};
 use unestimated::Kinds;

@@ -45,17 +45,24 @@ pub fn run(arguments: &ProfileArguments) -> Outcome {
         false => (Purpose::Serving, trace(model, arguments, &target)?),
     };
     let programs = [(program.name.clone(), program)];
-    profile_programs(&programs, purpose, &target, &arguments.show, arguments.dump.as_deref())
+    let dump = arguments.dump.as_deref().map(|file| Dump { file, strip: arguments.strip });
+    profile_programs(&programs, purpose, &target, &arguments.show, dump.as_ref())
 }
 
-/// Compiles programs for a target and shows where their time goes. The optimized program is written
-/// to `dump`; of several, each to a file with its name in front.
+/// Where the optimized program goes; of several, each to a file with its name in front.
+pub struct Dump<'a> {
+    pub file: &'a Path,
+    /// Without what no time is estimated from.
+    pub strip: bool,
+}
+
+/// Compiles programs for a target and shows where their time goes.
 pub fn profile_programs(
     programs: &[(String, Program)],
     purpose: Purpose,
     target: &Target,
     show: &ProfileShow,
-    dump: Option<&Path>,
+    dump: Option<&Dump<'_>>,
 ) -> Outcome {
     profile::check(target)?;
     let progress = Progress::new();
@@ -67,8 +74,12 @@ pub fn profile_programs(
         let task = format!("compiling {name} for {target}");
         let (report, code) =
             progress.during(&task, || compile(&compiler, program, purpose, target, &location))?;
-        if let Some(file) = dump {
-            write(&dump_file(file, name, programs.len()), &code)?;
+        if let Some(Dump { file, strip }) = dump {
+            let file = dump_file(file, name, programs.len());
+            match strip {
+                true => write(&file, &profile::stripped(&code)?)?,
+                false => write(&file, &code)?,
+            }
         }
         let profile = profile::profile_with(&code, target, &options(show))?;
         match show.json {
@@ -254,7 +265,7 @@ fn trust(profile: &Profile) {
             format!("{:>6}", percent(kind.share)),
             format!("{:>8.3}", kind.hidden_seconds * 1e3),
             format!("{:>5}", kind.count),
-            format!("{}, {} a run", kind.kind, mebibytes(kind.bytes as u64)),
+            format!("{}, {} a run", kind.kind, gibibytes(kind.bytes as u64)),
             kind.model.to_string(),
         ]
     };

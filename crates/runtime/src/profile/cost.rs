@@ -89,7 +89,13 @@ impl<'m, 'a> Costs<'m, 'a> {
         computation: &Computation<'a>,
         instruction: &HloInstruction,
     ) -> Option<Cost> {
-        let collective = Collective::of(&instruction.opcode)?;
+        let collective = match Collective::of(&instruction.opcode)? {
+            // A sum of which each device then cuts out its part, as TPU compilers write it.
+            Collective::AllReduce if computation.proto.name.starts_with("all-reduce-scatter") => {
+                Collective::ReduceScatter
+            }
+            collective => collective,
+        };
         let bytes = links::operand_bytes(computation.operands(instruction));
         let members = groups::members(instruction, self.devices);
         let passage = self.links.passage(&Job {

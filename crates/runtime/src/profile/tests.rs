@@ -63,6 +63,11 @@ fn module(computations: Vec<HloComputation>) -> HloModule {
     HloModule { entry_computation_id, computations, ..HloModule::default() }
 }
 
+/// In the order in which compilers write them: what is called comes first.
+fn module_of(computations: Vec<HloComputation>, entry: i64) -> HloModule {
+    HloModule { entry_computation_id: entry, computations, ..HloModule::default() }
+}
+
 fn run_on(target: &str, module: &HloModule) -> Profile {
     let whole = ModuleWithConfig { module: Some(module.clone()) };
     profile(&whole.encode_to_vec(), &target.parse().unwrap()).unwrap()
@@ -389,6 +394,47 @@ fn a_collective_takes_the_time_of_its_ring() {
 }
 
 #[test]
+fn a_sum_that_is_cut_up_is_no_full_sum() {
+    let value = || shape(F32, &[1 << 20]);
+    let inner = || vec![op(1, "parameter", value(), &[]), op(2, "all-reduce", value(), &[1])];
+    let entry =
+        || vec![op(1, "parameter", value(), &[]), op(2, "fusion", value(), &[1]).calls(&[2])];
+    let seconds = |name: &str| {
+        let fused = HloComputation { name: name.to_string(), ..computation(2, inner()) };
+        let profile = run_on("v6e-4", &module_of(vec![fused, computation(1, entry())], 1));
+        assert_eq!(profile.instructions[0].source, Source::Links);
+        profile.total_seconds
+    };
+    let once = 0.75 * f64::from(1 << 22) / (2.0 * LINK);
+    assert!((seconds("fused") - START - 4e-6 - 2.0 * once).abs() < 1e-9);
+    assert!((seconds("all-reduce-scatter.3.clone") - START - 2e-6 - once).abs() < 1e-9);
+}
+
+/// TPU7x hands collectives to its sparse cores: an asynchronous call of a custom call of one.
+#[test]
+fn a_collective_in_a_call_in_a_transfer_is_one() {
+    let value = || shape(F32, &[1 << 20]);
+    let sparse =
+        computation(3, vec![op(1, "parameter", value(), &[]), op(2, "all-reduce", value(), &[1])]);
+    let wrapped = computation(
+        2,
+        vec![op(1, "parameter", value(), &[]), op(2, "custom-call", value(), &[1]).calls(&[3])],
+    );
+    let entry = computation(
+        1,
+        vec![
+            op(1, "parameter", value(), &[]),
+            op(2, "async-start", tuple(&[value(), value()]), &[1]).calls(&[2]),
+            op(3, "async-done", value(), &[2]),
+        ],
+    );
+    let profile = run_on("v6e-4", &module_of(vec![sparse, wrapped, entry], 1));
+    assert_eq!(profile.instructions[0].source, Source::Links);
+    assert_eq!(profile.unestimated[0].kind, "collectives");
+    assert_eq!(profile.unestimated[0].count, 1);
+}
+
+#[test]
 fn what_nobody_estimates_takes_the_time_of_its_bytes() {
     let entry = vec![
         op(1, "parameter", shape(F32, &[1 << 20]), &[]),
@@ -576,6 +622,29 @@ fn sample() -> HloModule {
     let mut all = vec![computation(1, entry), body, condition];
     all.extend(fused);
     module(all)
+}
+
+#[test]
+fn what_is_stripped_takes_as_long() {
+    let mut whole = sample();
+    for instruction in whole.computations.iter_mut().flat_map(|all| &mut all.instructions) {
+        instruction.metadata.get_or_insert_default().source_file = "src/model.rs".to_string();
+    }
+    let mut kernel = op(90, "custom-call", shape(F32, &[64]), &[1]);
+    kernel.custom_call_target = "tpu_custom_call".to_string();
+    kernel.backend_config =
+        br#"{"custom_call_config":{"body":"long","cost_estimate":{"flops":"9180","bytes_accessed":512}}}"#
+            .to_vec();
+    whole.computations[0].instructions.push(kernel);
+    let code = whole.encode_to_vec();
+    let small = stripped(&code).unwrap();
+    assert!(small.len() < code.len(), "{} of {}", small.len(), code.len());
+    let target = "v6e-4".parse().unwrap();
+    let [whole, small] = [code, small].map(|code| profile(&code, &target).unwrap());
+    assert_eq!(small.total_seconds, whole.total_seconds);
+    assert_eq!((small.low_seconds, small.high_seconds), (whole.low_seconds, whole.high_seconds));
+    assert_eq!((small.bounds, small.unestimated), (whole.bounds, whole.unestimated));
+    assert!(stripped(b"").is_err());
 }
 
 proptest! {

@@ -42,6 +42,8 @@ pub struct Timeline<'a> {
     pub seconds: Estimate,
     pub steps: Vec<Step<'a>>,
     pub calls: Vec<Call<'a>>,
+    /// What takes longest, here or in what is called last.
+    pub longest: Option<Cost>,
     /// Bytes and operations of one run, here and in what is called.
     pub bytes: u64,
     pub flops: f64,
@@ -210,6 +212,7 @@ impl<'m, 'a> Timelines<'m, 'a> {
         let timeline = self.run(id)?;
         line.seconds += timeline.seconds * times as f64;
         line.communicates |= timeline.communicates;
+        line.called = timeline.longest.or(line.called);
         line.bytes = line.bytes.saturating_add(timeline.bytes.saturating_mul(times));
         line.flops += timeline.flops * times as f64;
         line.calls.push(Call { instruction, computation: id, times });
@@ -274,13 +277,12 @@ impl<'m, 'a> Timelines<'m, 'a> {
             let mut whole = Cost::nothing();
             for &id in &instruction.called_computation_ids {
                 let timeline = self.run(id)?;
-                let longest = timeline.longest();
                 over_links |= timeline.communicates;
                 whole = Cost {
                     seconds: whole.seconds + timeline.seconds,
                     bytes: whole.bytes.saturating_add(timeline.bytes),
                     flops: whole.flops + timeline.flops,
-                    ..longest.map_or(whole, |step| step.cost)
+                    ..timeline.longest.unwrap_or(whole)
                 };
             }
             whole
@@ -297,19 +299,13 @@ impl<'m, 'a> Timelines<'m, 'a> {
     }
 }
 
-impl<'a> Timeline<'a> {
-    fn longest(&self) -> Option<&Step<'a>> {
-        let whole = |step: &&Step<'_>| step.cost.seconds.likely;
-        self.steps.iter().max_by(|a, b| whole(a).total_cmp(&whole(b)))
-    }
-}
-
 /// A timeline under construction.
 #[derive(Default)]
 struct Line<'a> {
     seconds: Estimate,
     steps: Vec<Step<'a>>,
     calls: Vec<Call<'a>>,
+    called: Option<Cost>,
     bytes: u64,
     flops: f64,
     communicates: bool,
@@ -374,6 +370,9 @@ impl<'a> Line<'a> {
         for transfer in &open {
             self.wait(transfer);
         }
+        let costs = self.steps.iter().map(|step| step.cost);
+        let longest =
+            costs.max_by(|a, b| a.seconds.likely.total_cmp(&b.seconds.likely)).or(self.called);
         let own = self.steps.iter().map(|step| step.cost.bytes).fold(0, u64::saturating_add);
         Timeline {
             seconds: self.seconds,
@@ -381,6 +380,7 @@ impl<'a> Line<'a> {
             flops: self.flops + self.steps.iter().map(|step| step.cost.flops).sum::<f64>(),
             communicates: self.communicates,
             calls: self.calls,
+            longest,
             steps: self.steps,
         }
     }

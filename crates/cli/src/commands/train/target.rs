@@ -139,6 +139,8 @@ fn mesh_for(config: &Config, sizes: &ModelConfig, target: &Target) -> Result<Mes
 /// What the compiler's schedule says of speed.
 struct Speed {
     seconds: f64,
+    low_seconds: f64,
+    high_seconds: f64,
     tokens_per_second: f64,
     utilization: Option<f64>,
 }
@@ -155,7 +157,13 @@ impl Speed {
         let flops = flops_per_token(sizes, length, trained);
         let (chip, devices) = (target.chip, target.devices());
         let utilization = model_flops_utilization(flops, tokens_per_second, chip, devices);
-        Speed { seconds: profile.total_seconds, tokens_per_second, utilization }
+        Speed {
+            seconds: profile.total_seconds,
+            low_seconds: profile.low_seconds,
+            high_seconds: profile.high_seconds,
+            tokens_per_second,
+            utilization,
+        }
     }
 }
 
@@ -181,13 +189,17 @@ fn print(target: &Target, report: &TargetReport, speed: Option<&Speed>) {
         )),
         (Fit::Fits, None) => console::styled_line(styled(GREEN, "  fits")),
     }
-    if let Some(Speed { seconds, tokens_per_second, utilization }) = speed {
+    if let Some(Speed { seconds, low_seconds, high_seconds, tokens_per_second, utilization }) =
+        speed
+    {
         let share = utilization.map_or_else(String::new, |share| {
             format!(", {:.0} % of the chips' peak", share * 100.0)
         });
         console::line(format_args!(
-            "  estimated from the compiled program: {:.0} ms per step, {} tokens/s{share} (compiled, not run)",
+            "  estimated from the compiled program: {:.0} ms per step ({:.0} to {:.0}), {} tokens/s{share} (compiled, not run)",
             seconds * 1e3,
+            low_seconds * 1e3,
+            high_seconds * 1e3,
             short_number(*tokens_per_second),
         ));
     }
@@ -208,6 +220,8 @@ fn value(target: &Target, report: &TargetReport, speed: Option<&Speed>) -> serde
         "available_bytes": report.available_bytes,
         "message": message,
         "estimated_step_seconds": speed.map(|speed| speed.seconds),
+        "estimated_step_seconds_low": speed.map(|speed| speed.low_seconds),
+        "estimated_step_seconds_high": speed.map(|speed| speed.high_seconds),
         "estimated_tokens_per_second": speed.map(|speed| speed.tokens_per_second),
         "estimated_mfu": speed.and_then(|speed| speed.utilization),
         "compile_seconds": report.compile_seconds,
