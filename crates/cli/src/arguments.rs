@@ -1,5 +1,6 @@
 //! Every command and flag, declared once: name, help, default, parsing.
 
+pub mod plan;
 pub mod quickstart;
 pub mod serve;
 
@@ -53,12 +54,17 @@ pub enum Command {
     Compile(CompileArguments),
     /// Show where a program's time goes on a chip that need not be here
     Profile(ProfileArguments),
+    /// Say what a job takes on a chip before it is rented
+    Plan(plan::PlanArguments),
     /// Show plugins, devices, caches, targets, and how to get what is missing
     Doctor(DoctorArguments),
     /// Install and list plugins
     Plugin(PluginArguments),
     /// Measure speed
     Bench(BenchArguments),
+    /// What `plan` starts to measure a job on this machine
+    #[command(hide = true)]
+    Measure,
     /// What `doctor` starts for each plugin: vendors' libraries log, wait and abort as they please
     #[command(hide = true)]
     Probe(ProbeArguments),

@@ -34,6 +34,8 @@ fn main() {
         Command::Doctor(arguments) => commands::doctor::run(&arguments),
         Command::Plugin(arguments) => commands::plugin::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(&arguments),
+        Command::Plan(arguments) => commands::plan::run(&arguments),
+        Command::Measure => commands::measure::run(),
         Command::Probe(arguments) => commands::probe::run(&arguments),
     };
     let code = match result {
