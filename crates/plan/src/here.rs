@@ -24,9 +24,10 @@ use runtime::folders::FolderError;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use answer::peak_bytes;
 pub use depth::Depths;
 pub use estimate::Estimate;
-pub use memory::HostMemory;
+pub use memory::{HostMemory, ServeMemory};
 pub use process::Measurer;
 pub use serving::{ServeSpeed, ServingShape, held, serve_steps};
 pub use training::{TrainSpeed, train_step};
@@ -72,7 +73,7 @@ pub struct How {
     pub depths: Depths,
     /// Of the whole model.
     pub layers: usize,
-    /// Runs of each program that were timed.
+    /// Runs of each program that were timed, at least.
     pub runs: usize,
     /// Whether it was measured at an earlier time.
     pub remembered: bool,
@@ -87,7 +88,7 @@ impl std::fmt::Display for How {
                 write!(formatter, "measured here with {few} and {more} of {layers} layers")?;
             }
         }
-        write!(formatter, ", {runs} runs each")?;
+        write!(formatter, ", {runs} or more runs each")?;
         if self.remembered {
             write!(formatter, ", at an earlier time")?;
         }

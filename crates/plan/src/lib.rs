@@ -2,4 +2,5 @@
 //! for every target that is asked for, and makes time, memory, money and energy of what the compilers
 //! return. Prints nothing.
 
+pub mod check;
 pub mod here;

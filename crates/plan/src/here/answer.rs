@@ -56,12 +56,12 @@ pub fn answer(
 ) -> Result<(), std::io::Error> {
     let mut lines = input.lines();
     let Some(first) = lines.next().transpose()? else { return Ok(()) };
-    let mut measured = match begin(&first, register) {
-        Ok(measured) => measured,
+    let (mut measured, opened_bytes) = match begin(&first, register) {
+        Ok(begun) => begun,
         Err(Broken(message)) => return say(&mut output, &Answer::Failed { message }),
     };
     let (memory, changing_bytes) = (measured.memory(), measured.changing_bytes());
-    say(&mut output, &Answer::Compiled { memory, changing_bytes })?;
+    say(&mut output, &Answer::Compiled { memory, changing_bytes, opened_bytes })?;
     for line in lines {
         let answer = match reply(&mut *measured, &line?) {
             Ok(answer) => answer,
@@ -77,24 +77,30 @@ fn say(output: &mut impl Write, answer: &Answer) -> Result<(), std::io::Error> {
     output.flush()
 }
 
-fn begin(line: &str, register: Register) -> Result<Box<dyn Measured>, Broken> {
+/// The job's programs, and what was resident before there were any.
+fn begin(line: &str, register: Register) -> Result<(Box<dyn Measured>, u64), Broken> {
     let job: Job = serde_json::from_str(line).map_err(broken)?;
     let model = ModelConfig::from_json(&job.model).map_err(broken)?;
     let cache = CacheFolder::at(&job.cache);
     let discovery = Discovery::new(cache).with_plugin(PluginKind::Cpu, &job.plugin);
+    let mut opened_bytes = 0;
     let open = |devices: usize, register: Option<Register>| {
         let mut options = RuntimeOptions::new(PluginKind::Cpu).with_cpu_devices(devices);
         if let Some(register) = register {
             options.register = register;
         }
-        Runtime::open(&discovery, &options).map_err(broken)
+        let runtime = Runtime::open(&discovery, &options).map_err(broken)?;
+        opened_bytes = bytes(&own_status(), "VmRSS:").unwrap_or(0);
+        Ok(runtime)
     };
-    Ok(match &job.work {
+    let measured: Box<dyn Measured> = match &job.work {
         Work::Training { config } => Box::new(training::Training::new(model, config, open)?),
         Work::Serving(shapes) => {
+            let mut open = open;
             Box::new(serving::Serving::new(model, shapes, open(1, Some(register))?)?)
         }
-    })
+    };
+    Ok((measured, opened_bytes))
 }
 
 fn reply(measured: &mut dyn Measured, line: &str) -> Result<Answer, Broken> {
@@ -115,10 +121,7 @@ fn reply(measured: &mut dyn Measured, line: &str) -> Result<Answer, Broken> {
             }
             Answer::Ran { seconds }
         }
-        Question::Memory => {
-            let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-            Answer::Memory { peak_bytes: peak_bytes(&status) }
-        }
+        Question::Memory => Answer::Memory { peak_bytes: peak_bytes(&own_status()) },
     })
 }
 
@@ -133,7 +136,15 @@ fn walk(bytes: &mut [u8], value: u8) {
 
 /// The most that was resident, from a process's `/proc/<id>/status`.
 pub fn peak_bytes(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    bytes(status, "VmHWM:")
+}
+
+fn own_status() -> String {
+    std::fs::read_to_string("/proc/self/status").unwrap_or_default()
+}
+
+fn bytes(status: &str, label: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(label))?;
     let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
     Some(kibibytes * 1024)
 }

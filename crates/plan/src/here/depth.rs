@@ -3,9 +3,8 @@
 use llm::ModelConfig;
 use serde::{Deserialize, Serialize};
 
-/// What a layer costs is the difference of two depths, so its error is multiplied by the layers that are
-/// left out over the layers between the depths. This many times at most.
-const FARTHER_AT_MOST: usize = 7;
+/// Bytes that the layers may take that are measured for that, beyond the fewest.
+const BYTES_BETWEEN: u64 = 2 << 30;
 
 /// With fewer layers than this share of all nothing is saved that is worth an error.
 const WORTH_IT: f64 = 0.6;
@@ -27,12 +26,19 @@ pub enum Depths {
 
 impl Depths {
     /// For a program that goes through `layer_bytes` of memory with every layer, on a processor with so
-    /// much cache.
-    pub fn choose(layers: usize, layer_bytes: u64, cache_bytes: u64) -> Depths {
+    /// much cache. What a layer costs is the difference of two depths, so its error is multiplied by the
+    /// layers that are left out over the layers between the depths: `times_farther`, about.
+    pub fn choose(
+        layers: usize,
+        times_farther: usize,
+        layer_bytes: u64,
+        cache_bytes: u64,
+    ) -> Depths {
         let beyond_cache = (CACHES * cache_bytes).div_ceil(layer_bytes.max(1));
         let few = usize::try_from(beyond_cache).unwrap_or(usize::MAX).max(2);
         let left = layers.saturating_sub(few);
-        let more = few.saturating_add((left / FARTHER_AT_MOST).max(2));
+        let affordable = usize::try_from(BYTES_BETWEEN / layer_bytes.max(1)).unwrap_or(usize::MAX);
+        let more = few.saturating_add((left / times_farther.max(1)).min(affordable).max(2));
         match (more as f64) < WORTH_IT * layers as f64 {
             true => Depths::Two { few, more },
             false => Depths::Whole,
@@ -62,24 +68,27 @@ mod tests {
 
     #[test]
     fn what_is_measured_is_beyond_the_cache_and_far_enough_apart() {
-        for (layers, layer_mib) in [(12, 60), (30, 57), (32, 3500), (80, 900), (64, 20)] {
-            let Depths::Two { few, more } = Depths::choose(layers, layer_mib * MIB, 32 * MIB)
+        for (layers, layer_mib) in [(12, 60), (30, 57), (28, 120), (80, 300), (64, 20)] {
+            let Depths::Two { few, more } = Depths::choose(layers, 4, layer_mib * MIB, 32 * MIB)
             else {
                 panic!("{layers} layers of {layer_mib} MiB")
             };
             assert!(few as u64 * layer_mib >= 4 * 32, "{layers}");
             assert!(few >= 2 && more > few && more < layers);
             let (_, factor) = Depths::factors(few, more, layers);
-            assert!(factor < 9.0, "{layers}: {factor}");
+            assert!(factor < 14.0, "{layers}: {factor}");
         }
+        // Where a layer is large, its time is too, and is measured well.
+        let large = Depths::choose(32, 4, 3500 * MIB, 32 * MIB);
+        assert_eq!(large, Depths::Two { few: 2, more: 4 });
     }
 
     #[test]
     fn small_models_are_measured_as_they_are() {
         for (layers, layer_mib) in [(1, 1000), (4, 1000), (24, 1), (5, 100)] {
-            assert_eq!(Depths::choose(layers, layer_mib * MIB, 32 * MIB), Depths::Whole);
+            assert_eq!(Depths::choose(layers, 4, layer_mib * MIB, 32 * MIB), Depths::Whole);
         }
-        assert_eq!(Depths::choose(usize::MAX, 0, u64::MAX / 8), Depths::Whole);
+        assert_eq!(Depths::choose(usize::MAX, 0, 0, u64::MAX / 8), Depths::Whole);
     }
 
     #[test]

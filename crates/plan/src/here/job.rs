@@ -104,6 +104,8 @@ pub enum Answer {
         memory: Option<MemoryUse>,
         /// Of the arrays that stay between runs, such as weights, what a run replaces.
         changing_bytes: u64,
+        /// What was resident once the plugin was there, and nothing else; 0 where the system does not tell.
+        opened_bytes: u64,
     },
     Loaded,
     /// Seconds of every run but the first.

@@ -5,6 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use super::depth::Depths;
 
+/// How far what is beside arguments and temporaries goes on growing with the layers: between 0.65 and a
+/// little more than 1 was seen of models of 10, 28 and 30 layers.
+const GROWS_ON: f64 = 0.75;
+
 /// Bytes of a whole process, and what they are for.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct HostMemory {
@@ -61,10 +65,10 @@ impl HostMemory {
 
     /// Of a model with `layers`, from two with `few` and `more`.
     ///
-    /// Arguments and the compiler's temporaries grow by the same for every layer. What the allocator loses
-    /// grows too, at first as between the two that were seen and then ever less, since what is lost is used
-    /// again: it is taken to be halfway between growing on like that and not growing any more, which are
-    /// the ends of the range.
+    /// Arguments and the compiler's temporaries grow by the same for every layer. What compiled code takes
+    /// and the allocator loses grows too, at first as between the two that were seen and then less, since
+    /// what is free between pieces is used again: the range goes from not growing any more to growing on
+    /// like that, and what is expected is nearer to its upper end.
     pub fn beyond(few: (usize, Seen), more: (usize, Seen), layers: usize) -> HostMemory {
         let (one, other) = Depths::factors(few.0, more.0, layers);
         let line = |of: fn(&Seen) -> u64| {
@@ -79,7 +83,7 @@ impl HostMemory {
         let stays = beside(&more.1);
         let grows = one * beside(&few.1) as f64 + other * stays as f64;
         let grows = (grows.max(0.0) as u64).max(stays);
-        let beside_bytes = stays.midpoint(grows);
+        let beside_bytes = stays + (GROWS_ON * (grows - stays) as f64) as u64;
         let needed = argument_bytes + temporary_bytes;
         HostMemory {
             peak_bytes: needed + beside_bytes,
@@ -90,6 +94,28 @@ impl HostMemory {
             beside_bytes,
             saving_bytes: line(|seen| seen.changing_bytes),
         }
+    }
+}
+
+/// Bytes of a server's process.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct ServeMemory {
+    pub weight_bytes: u64,
+    /// Of the KV cache, for each token that is in it. A cache's memory is taken from the system as it comes
+    /// to be written.
+    pub token_bytes: u64,
+    /// What a step computes and needs again: the largest of the programs'.
+    pub temporary_bytes: u64,
+    /// The rest: this program and the plugin, compiled code, and what the memory allocator loses between
+    /// pieces.
+    pub beside_bytes: u64,
+}
+
+impl ServeMemory {
+    /// The most that is resident once so many tokens have been in the cache at a time.
+    pub fn peak_bytes(&self, tokens: usize) -> u64 {
+        let cache_bytes = self.token_bytes * tokens as u64;
+        self.weight_bytes + cache_bytes + self.temporary_bytes + self.beside_bytes
     }
 }
 
@@ -115,7 +141,7 @@ mod tests {
         assert_eq!(memory.saving_bytes, 300);
         let needed = memory.argument_bytes + memory.temporary_bytes;
         assert_eq!((memory.low_bytes, memory.high_bytes), (needed + 140, needed + 380));
-        assert_eq!(memory.peak_bytes, needed + 260);
+        assert_eq!(memory.peak_bytes, needed + 140 + 180);
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub struct Measuring {
     pub memory: Option<MemoryUse>,
     /// Of the arrays that stay between runs, what a run replaces.
     pub changing_bytes: u64,
+    /// What was resident before programs and weights were.
+    pub opened_bytes: u64,
 }
 
 impl Measurer {
@@ -51,8 +53,9 @@ impl Measurer {
             .map(|(model, work)| self.start_one(model, work, devices))
             .collect::<Result<_, _>>()?;
         let compiled = started.into_iter().map(|mut measuring| match measuring.hear()? {
-            Answer::Compiled { memory, changing_bytes } => {
+            Answer::Compiled { memory, changing_bytes, opened_bytes } => {
                 (measuring.memory, measuring.changing_bytes) = (memory, changing_bytes);
+                measuring.opened_bytes = opened_bytes;
                 Ok(measuring)
             }
             other => Err(unexpected(&other)),
@@ -77,7 +80,8 @@ impl Measurer {
         // One that has ended already is asked why when its answer is read.
         let _ = writeln!(input, "{text}");
         let output = BufReader::new(output);
-        Ok(Measuring { child, input, output, memory: None, changing_bytes: 0 })
+        let (memory, changing_bytes, opened_bytes) = (None, 0, 0);
+        Ok(Measuring { child, input, output, memory, changing_bytes, opened_bytes })
     }
 }
 

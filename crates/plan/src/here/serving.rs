@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use graph::DType;
 use llm::ModelConfig;
 use llm::export::config_json;
-use llm::models::PanelPlan;
+use llm::models::{KvCache, Layers, PageShape, PanelPlan};
 use llm::programs::ProgramOptions;
 use llm::weights::{Packing, Quantization};
 use runtime::cache::{CacheKey, CompileCache};
@@ -17,13 +17,19 @@ use super::depth::{Depths, reduced};
 use super::estimate::{Estimate, Times, combine};
 use super::job::{self, Case, Number, Work};
 use super::machine;
-use super::memory::{HostMemory, Seen};
+use super::memory::ServeMemory;
 use super::process::{Measurer, Measuring};
 use super::{HereError, How, Memory, Progress, remember, remembered};
 
-/// Runs of each program that are timed, in so many turns of so many.
-const TURNS: usize = 3;
-const RUNS_PER_TURN: usize = 5;
+/// Steps are short, so that noise counts for more than in training, and more layers cost little.
+const TIMES_FARTHER: usize = 2;
+
+/// Every case is run in so many turns, so that whatever else the machine does for a while hits all.
+const TURNS: usize = 5;
+/// Runs of a case in a turn, at least and at most.
+const RUNS: (usize, usize) = (2, 12);
+/// When a turn has enough of them before that.
+const TURN_SECONDS: f64 = 0.2;
 
 /// Where a sequence is when its attention costs next to nothing, in tokens.
 const SHORT: usize = 32;
@@ -91,8 +97,8 @@ impl Line {
 pub struct ServeSpeed {
     decode: Vec<Line>,
     prefill: Vec<Line>,
-    /// Of the whole process with its weights, before requests have filled the cache.
-    pub memory: HostMemory,
+    /// Of the whole process.
+    pub memory: ServeMemory,
     pub how: How,
 }
 
@@ -146,13 +152,12 @@ pub fn serve_steps(
     // Runs do not find in the cache what the run before left there, so any depth will do; but a model that
     // is not much larger than the cache does find it there when it is served.
     let depths = match step_bytes > 2 * cache_bytes {
-        true => Depths::choose(layers, layer_bytes.max(cache_bytes * 2), cache_bytes),
+        true => {
+            Depths::choose(layers, TIMES_FARTHER, layer_bytes.max(2 * cache_bytes), cache_bytes)
+        }
         false => Depths::Whole,
     };
-    let between_bytes = match depths {
-        Depths::Whole => 0,
-        Depths::Two { .. } => 2 * cache_bytes,
-    };
+    let between_bytes = between_bytes(depths == Depths::Whole);
     let cases = shape.cases();
     let cache = CompileCache::new(&measurer.cache)?;
     let machine = machine::identity(&measurer.cache, &measurer.location, 1)?;
@@ -184,7 +189,10 @@ pub fn serve_steps(
         for &case in &cases {
             let of_case = times.entry(case).or_insert(vec![Times::default(); measuring.len()]);
             for (one, times) in measuring.iter_mut().zip(of_case) {
-                let seconds = one.run(case, RUNS_PER_TURN, between_bytes)?;
+                // None are known in the first turn.
+                let enough = TURN_SECONDS / times.median().unwrap_or(TURN_SECONDS);
+                let runs = (enough as usize).clamp(RUNS.0, RUNS.1);
+                let seconds = one.run(case, runs, between_bytes)?;
                 seconds.into_iter().for_each(|seconds| times.add(seconds));
             }
         }
@@ -216,11 +224,17 @@ pub fn serve_steps(
     let speed = ServeSpeed {
         decode: decode.collect::<Result<_, _>>()?,
         prefill: prefill.collect::<Result<_, _>>()?,
-        memory: process_memory(&mut measuring, depths, layers)?,
-        how: How { depths, layers, runs: TURNS * RUNS_PER_TURN, remembered: false },
+        memory: shape.memory(&mut measuring, &models)?,
+        how: How { depths, layers, runs: TURNS * RUNS.0, remembered: false },
     };
     remember(&cache, &key, &speed);
     Ok(speed)
+}
+
+/// What is gone through before a run, so that a few layers do not find their weights in the processor's
+/// cache, where a whole model's would not be.
+fn between_bytes(whole: bool) -> u64 {
+    if whole { 0 } else { 2 * machine::cache_bytes() }
 }
 
 fn decode_case(rows: usize, context: usize) -> Case {
@@ -236,24 +250,6 @@ fn check(what: &'static str, sizes: &[usize]) -> Result<(), HereError> {
     match sizes.first() {
         Some(&first) if first > 0 && ascend => Ok(()),
         _ => Err(HereError::Sizes { what }),
-    }
-}
-
-fn process_memory(
-    measuring: &mut [Measuring],
-    depths: Depths,
-    layers: usize,
-) -> Result<HostMemory, HereError> {
-    let seen = |one: &mut Measuring| -> Result<Seen, HereError> {
-        let peak_bytes = one.peak_bytes()?.unwrap_or(0);
-        Ok(Seen::new(one.memory.unwrap_or_default(), 0, peak_bytes))
-    };
-    match (depths, measuring) {
-        (Depths::Two { few, more }, [one, other]) => {
-            Ok(HostMemory::beyond((few, seen(one)?), (more, seen(other)?), layers))
-        }
-        (_, [one, ..]) => Ok(HostMemory::of(seen(one)?)),
-        (_, []) => Err(HereError::Sizes { what: "layers" }),
     }
 }
 
@@ -355,19 +351,83 @@ impl ServingShape<'_> {
         texts.collect::<Result<Vec<_>, HereError>>().map(|texts| texts.join("\n"))
     }
 
+    /// Bytes of the weights of the first layers, with embedding and head.
+    fn weight_bytes(&self, layers: usize) -> Result<u64, HereError> {
+        let model = reduced(self.model, layers);
+        let Some(&key) = self.keys(&model).first() else { return Ok(0) };
+        let traced = key.trace(&model, &self.options())?;
+        let inputs = &traced.program.inputs[traced.data + traced.cache..];
+        Ok(inputs.iter().map(|input| input.shape.bytes() as u64).sum())
+    }
+
     /// Bytes of the weights of one layer, and of the whole model.
     fn bytes(&self) -> Result<(u64, u64), HereError> {
-        let weights = |layers: usize| -> Result<u64, HereError> {
-            let model = reduced(self.model, layers);
-            let Some(&key) = self.keys(&model).first() else { return Ok(0) };
-            let traced = key.trace(&model, &self.options())?;
-            let inputs = &traced.program.inputs[traced.data + traced.cache..];
-            Ok(inputs.iter().map(|input| input.shape.bytes() as u64).sum())
-        };
-        let one = weights(1)?;
+        let one = self.weight_bytes(1)?;
         let layers = self.model.num_hidden_layers;
-        let layer = if layers > 1 { weights(2)? - one } else { one };
+        let layer = if layers > 1 { self.weight_bytes(2)? - one } else { one };
         Ok((layer, one + layer * (layers as u64 - 1)))
+    }
+
+    /// Bytes of the cache for a token, in so many layers.
+    fn token_bytes(&self, layers: usize) -> u64 {
+        let one = PageShape { pages: 1, page: 1 };
+        let held = self.kv_dtype.unwrap_or(DType::F32);
+        let model = reduced(self.model, layers);
+        let shapes = KvCache::page_shapes(&model, Layers::Unrolled, one, held);
+        shapes.iter().map(|shape| shape.bytes() as u64).sum()
+    }
+
+    /// What the whole process needs. Beside weights, cache and temporaries that is this program and the
+    /// plugin, which are there before all else, and what compiled code and the allocator take, which grows
+    /// with the layers and hardly with the number of programs.
+    fn memory(
+        &self,
+        measuring: &mut [Measuring],
+        models: &[ModelConfig],
+    ) -> Result<ServeMemory, HereError> {
+        let between = between_bytes(models.len() == 1);
+        let layers = self.model.num_hidden_layers;
+        let mut programs = Vec::new();
+        let mut opened_bytes = 0;
+        let mut temporary_bytes = 0;
+        for (one, model) in measuring.iter_mut().zip(models) {
+            let measured = model.num_hidden_layers;
+            let peak_bytes = one.peak_bytes()?.unwrap_or(0);
+            let written = self.token_bytes(measured) * self.written_tokens() as u64;
+            opened_bytes = one.opened_bytes;
+            temporary_bytes = one.memory.unwrap_or_default().temporary_bytes;
+            let known = self.weight_bytes(measured)? + written + temporary_bytes + between;
+            let rest = peak_bytes.saturating_sub(known + opened_bytes);
+            programs.push((measured, rest as f64));
+        }
+        let programs_bytes = match programs[..] {
+            [(few, one), (more, other)] => {
+                let (first, second) = Depths::factors(few, more, layers);
+                (first * one + second * other).max(other)
+            }
+            [(_, one)] => one,
+            _ => return Err(HereError::Sizes { what: "layers" }),
+        };
+        let (_, weight_bytes) = self.bytes()?;
+        Ok(ServeMemory {
+            weight_bytes,
+            token_bytes: self.token_bytes(layers),
+            temporary_bytes,
+            beside_bytes: opened_bytes + programs_bytes as u64,
+        })
+    }
+
+    /// Tokens that measuring leaves in caches.
+    fn written_tokens(&self) -> usize {
+        let rows = self.batches.last().copied().unwrap_or(1);
+        let of_row = |row: usize| {
+            let decoded = self.batches.iter().filter(|&&rows| row < rows);
+            let decoded = decoded.map(|&rows| self.contexts(rows)[1]).max().unwrap_or(0);
+            let of_chunk = |&tokens: &usize| self.positions(tokens)[1] + tokens;
+            let chunks = self.chunks.iter().map(of_chunk).max().unwrap_or(0);
+            if row == 0 { decoded.max(chunks) } else { decoded }
+        };
+        (0..rows).map(of_row).sum()
     }
 }
 
@@ -420,6 +480,15 @@ mod tests {
                 assert!(end <= shape.longest(), "{case:?} of {}", shape.longest());
             }
         }
+    }
+
+    #[test]
+    fn tokens_that_are_written_are_counted() {
+        let model = llm::shapes::find("llama3-1b").unwrap().unwrap();
+        let shape = ServingShape { batches: vec![1, 32], ..shape(&model, 4096) };
+        // One row of 1024 tokens and a chunk behind them, 31 rows of 256.
+        assert_eq!(shape.written_tokens(), 1536 + 31 * 256);
+        assert_eq!(shape.token_bytes(16), 2 * 16 * 8 * 64 * 4);
     }
 
     #[test]

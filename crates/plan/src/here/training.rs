@@ -26,6 +26,9 @@ use super::{HereError, How, Memory, Progress, remember, remembered};
 /// most of a step, would only bring noise into a difference in which it cancels out.
 const NARROW_VOCABULARY: usize = 512;
 
+/// See [`Depths::choose`].
+const TIMES_FARTHER: usize = 4;
+
 /// Steps that are timed for each program: at least, and at most.
 const RUNS: (usize, usize) = (5, 25);
 /// When enough is known before that.
@@ -77,7 +80,7 @@ pub fn train_step(
         1 => Depths::Whole,
         _ => {
             let layer = kept_bytes(&reduced(model, 2))? - kept_bytes(&reduced(model, 1))?;
-            Depths::choose(layers, layer, machine::cache_bytes())
+            Depths::choose(layers, TIMES_FARTHER, layer, machine::cache_bytes())
         }
     };
     let models = models(model, depths);
