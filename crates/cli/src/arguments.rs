@@ -66,6 +66,9 @@ pub enum Command {
     Plugin(PluginArguments),
     /// Measure speed
     Bench(BenchArguments),
+    /// What `plan` starts to measure a job on this machine
+    #[command(hide = true)]
+    Measure,
     /// What `doctor` starts for each plugin: vendors' libraries log, wait and abort as they please
     #[command(hide = true)]
     Probe(ProbeArguments),
@@ -76,6 +79,7 @@ impl Command {
     pub fn catalog(&self) -> Option<&Path> {
         match self {
             Command::Chips(arguments) => arguments.catalog.catalog.as_deref(),
+            Command::Plan(arguments) => arguments.catalog(),
             _ => None,
         }
     }

@@ -57,6 +57,7 @@ fn run(command: Command) -> Outcome {
         Command::Doctor(arguments) => commands::doctor::run(&arguments),
         Command::Plugin(arguments) => commands::plugin::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(&arguments),
+        Command::Measure => commands::measure::run(),
         Command::Probe(arguments) => commands::probe::run(&arguments),
     }
 }

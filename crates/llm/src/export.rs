@@ -176,7 +176,10 @@ impl Totals {
 
 /// The tensors of the model's checkpoint, found by tracing it once: the model's own code is the only
 /// place that knows them.
-fn tensors_of(config: &ModelConfig) -> Result<Vec<TensorShape>, ExportError> {
+///
+/// # Errors
+/// A model that does not fit together.
+pub fn tensors_of(config: &ModelConfig) -> Result<Vec<TensorShape>, ExportError> {
     let graph = Graph::new();
     let decoder = Decoder::new(&graph, config, Layers::Unrolled, DType::F32, false);
     let input = |name: &str| {

@@ -2,10 +2,12 @@
 //! for every target that is asked for, and makes time, memory, money and energy of what the compilers
 //! return. Prints nothing.
 
+pub mod check;
 pub mod compile;
 pub mod each;
 mod energy;
 pub mod goal;
+pub mod here;
 pub mod price;
 pub mod row;
 pub mod serving;

@@ -1,6 +1,6 @@
 //! The flags of `fungible plan`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -10,6 +10,7 @@ Examples:
   fungible plan train run.toml --targets v5e-256,v6e-256,h100-64
   fungible plan train llama3-8b --targets v6e-256,h200-64 --tokens 15T --minimize time
   fungible plan serve llama3-8b --input 1024 --output 256 --ttft 500ms --tpot 30ms --qps 20 --targets all
+  fungible plan check
   fungible plan train run.toml --targets v6e-64 --set training.batch_size=512 --html plan.html";
 
 #[derive(Args, Debug)]
@@ -19,12 +20,25 @@ pub struct PlanArguments {
     pub command: PlanCommand,
 }
 
+impl PlanArguments {
+    pub fn catalog(&self) -> Option<&Path> {
+        let shared = match &self.command {
+            PlanCommand::Train(arguments) => &arguments.shared,
+            PlanCommand::Serve(arguments) => &arguments.shared,
+            PlanCommand::Check(_) => return None,
+        };
+        shared.catalog.catalog.as_deref()
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub enum PlanCommand {
     /// Where to train: time, memory, money and energy of a training step on each target
     Train(PlanTrainArguments),
     /// Where to serve: response times, throughput, chips needed and money on each target
     Serve(PlanServeArguments),
+    /// Predict, run, and compare: how far the planner is off on this machine
+    Check(CheckArguments),
 }
 
 const TRAIN_EXAMPLES: &str = "\
@@ -104,6 +118,26 @@ pub struct PlanServeArguments {
     pub shared: PlanShared,
 }
 
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  fungible plan check
+  fungible plan check --shape deep --shape serving
+  fungible plan check --json
+Three steps of training and three of serving are predicted from a few of their layers, then run whole, as \
+`fungible train` and `fungible bench engine` do, with weights that are made up. It takes some minutes; other \
+work on the machine shows in what is measured, so let it rest meanwhile. Exits with 1 if a prediction is off \
+by more than 15 % (times) or 5 % (memory).")]
+pub struct CheckArguments {
+    /// Check this shape only: smollm2, wide, deep, serving, tiny-training or tiny-serving; may be given
+    /// several times
+    #[arg(long, value_name = "NAME")]
+    pub shape: Vec<String>,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// What all plans have in common.
 #[derive(Args, Debug)]
 pub struct PlanShared {
@@ -125,9 +159,8 @@ pub struct PlanShared {
     /// Write a report with pictures to this file: one page that needs nothing else
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
-    /// A file with figures and prices of your own, over the built-in catalog (docs/chips.md)
-    #[arg(long, value_name = "FILE")]
-    pub catalog: Option<PathBuf>,
+    #[command(flatten)]
+    pub catalog: super::CatalogArguments,
     /// Print one JSON object instead of text
     #[arg(long)]
     pub json: bool,

@@ -9,6 +9,7 @@ pub mod eval;
 pub mod export;
 pub mod generate;
 pub mod keys;
+pub mod measure;
 pub mod plan;
 pub mod plugin;
 pub mod probe;

@@ -1,5 +1,6 @@
 //! `fungible plan`: what a job would take on chips that need not be here.
 
+mod check;
 mod serve;
 mod show;
 mod train;
@@ -24,6 +25,7 @@ pub fn run(arguments: &PlanArguments) -> Outcome {
     match &arguments.command {
         PlanCommand::Train(arguments) => train::run(arguments),
         PlanCommand::Serve(arguments) => serve::run(arguments),
+        PlanCommand::Check(arguments) => check::run(arguments),
     }
 }
 

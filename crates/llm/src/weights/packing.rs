@@ -52,8 +52,8 @@ pub enum Quantization {
 }
 
 impl Quantization {
-    /// How a matrix that is stored as `stored` is held.
-    fn packing(self, stored: Packing, inputs: usize) -> Packing {
+    /// How a matrix `[rows, inputs]` that is stored as `stored` is held.
+    pub fn packing(self, stored: Packing, inputs: usize) -> Packing {
         let wanted = match self {
             Quantization::AsStored => stored,
             Quantization::None => Packing::F32,

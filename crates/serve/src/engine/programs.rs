@@ -85,9 +85,24 @@ impl Programs {
         on_ready: &OnReady<'_>,
     ) -> Result<Programs, EngineError> {
         let keys = keys(&ladder, &blocks);
+        Programs::prepare_some(engine, ladder, blocks, &keys, threads, on_ready)
+    }
+
+    /// The same for some programs of the ladder only, for whoever knows which will run.
+    ///
+    /// # Errors
+    /// As [`Programs::prepare`].
+    pub fn prepare_some(
+        engine: Engine,
+        ladder: Ladder,
+        blocks: Vec<usize>,
+        keys: &[Key],
+        threads: usize,
+        on_ready: &OnReady<'_>,
+    ) -> Result<Programs, EngineError> {
         let done = AtomicUsize::new(0);
         on_ready(0, keys.len());
-        let compiled = for_each_key(&keys, threads, |key| {
+        let compiled = for_each_key(keys, threads, |key| {
             let compiled = load(&engine, key)?;
             on_ready(done.fetch_add(1, Ordering::Relaxed) + 1, keys.len());
             Ok::<_, EngineError>(compiled)

@@ -16,7 +16,6 @@ use crate::{engine, model, open};
 
 pub fn run(arguments: &PlanServeArguments) -> Outcome {
     let shared = &arguments.shared;
-    runtime::chips::use_file(shared.catalog.as_deref())?;
     let wish = wish(shared)?;
     let asks = asks(shared)?;
     let progress = Progress::new();

@@ -26,7 +26,6 @@ const OF_A_SHAPE: [&str; 4] = [
 
 pub fn run(arguments: &PlanTrainArguments) -> Outcome {
     let shared = &arguments.shared;
-    runtime::chips::use_file(shared.catalog.as_deref())?;
     let wish = wish(shared)?;
     if shared.targets.iter().any(|name| name.trim() == "all") {
         return Err(Failure::usage(
