@@ -99,8 +99,19 @@ fn constant(computation: &Computation<'_>, value: &HloInstruction) -> Option<i12
     (value.opcode == "constant").then(|| integers(value).next()).flatten()
 }
 
-/// Conditions of another form: some constant in them is the bound. An early exit is not seen.
+/// Conditions of another form: some constant in them is the bound. An early exit is not seen. One that
+/// compares two parts of the state with each other depends on data, whatever constants it has beside.
 fn largest_constant(condition: &Computation<'_>) -> Option<i128> {
+    let mut parts: Vec<i64> = condition
+        .order
+        .iter()
+        .filter_map(|instruction| state_index(condition, instruction))
+        .collect();
+    parts.sort_unstable();
+    parts.dedup();
+    if parts.len() > 1 {
+        return None;
+    }
     condition.order.iter().flat_map(|instruction| integers(instruction)).max()
 }
 
