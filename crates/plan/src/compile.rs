@@ -6,6 +6,7 @@ use std::sync::Mutex;
 
 use graph::{Input, Mesh, Program, Role};
 use runtime::profile::{self, Profile, ProfileError, ProfileOptions};
+use runtime::worker::MemoryUse;
 use runtime::{
     CacheFolder, CacheUse, CompileChoices, Compiler, Discovery, Fit, PluginKind, PluginLocation,
     Purpose, Target, TargetReport,
@@ -35,6 +36,8 @@ pub enum CompileError {
 /// A program that fits.
 pub struct Compiled {
     pub memory: Memory,
+    /// What `memory` is made from.
+    pub usage: MemoryUse,
     pub profile: Profile,
     pub compile_seconds: f64,
     pub cached: bool,
@@ -115,6 +118,7 @@ impl Planner {
             profile.largest_temporaries.iter().take(TEMPORARIES).cloned().collect();
         Ok(Ok(Compiled {
             memory,
+            usage: report.memory.unwrap_or_default(),
             profile,
             compile_seconds: report.compile_seconds,
             cached: report.cache == CacheUse::Hit,

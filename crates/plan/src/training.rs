@@ -296,7 +296,7 @@ impl TrainingJob {
 
     fn planned(&self, choice: &Choice, compiled: Compiled, model_bytes: f64) -> Planned {
         let target = &choice.variant.target;
-        let Compiled { memory, profile, compile_seconds, cached } = compiled;
+        let Compiled { memory, profile, compile_seconds, cached, .. } = compiled;
         let step = time::of(&profile);
         let figures = self.figures(target, step);
         let chips = target.chips as f64;

@@ -4,13 +4,13 @@
 use graph::{Mesh, Role};
 use llm::programs::ProgramOptions;
 use runtime::profile::ProfileOptions;
-use runtime::{PluginKind, Purpose, Target};
-use serve::engine::{Key, Shapes, ShapesWish, usable_bytes};
+use runtime::{Purpose, Target};
+use serve::engine::{Compilation, Key, Needs, Pool, Shapes, ShapesWish, usable_bytes};
 
 use super::steps::{CompiledSteps, End};
 use super::{ServingError, ServingJob};
 use crate::compile::{Compiled, Planner};
-use crate::row::{Memory, Misfit};
+use crate::row::{Memory, Misfit, Time};
 use crate::time;
 
 /// Rows of the decode steps that are compiled, beside the most that the server lets in.
@@ -25,9 +25,6 @@ const BESIDE_SHARE: f64 = 0.05;
 /// The host prepares a step in this time, beside the device: about 400 arguments, as measured with the
 /// CPU's plugin.
 const HOST_SECONDS: f64 = 1.4e-3;
-
-/// Times that the cache is made smaller until it is given up.
-const SHRINKS: usize = 3;
 
 pub struct Instance<'a> {
     job: &'a ServingJob,
@@ -132,7 +129,8 @@ impl<'a> Instance<'a> {
         self.rows_of(self.pages_by_formula())
     }
 
-    /// Compiles a decode step of few rows, one of as many as there are, and the chunks of a prompt.
+    /// Compiles a decode step of few rows, one of as many as there are, and the chunks of a prompt, with
+    /// a cache that fills the memory, as a server finds its size.
     ///
     /// # Errors
     /// All but that it does not fit.
@@ -141,41 +139,78 @@ impl<'a> Instance<'a> {
         planner: &Planner,
         now_compiling: &dyn Fn(&str),
     ) -> Result<Outcome, ServingError> {
-        let mut pages = self.pages_by_formula();
-        let fewest = self.shapes().context().div_ceil(self.wish.page.max(1)).max(2);
-        let mut last = None;
-        for _ in 0..=SHRINKS {
-            match self.compile_with(planner, pages, now_compiling)? {
-                Ok(fits) => return Ok(Outcome::Fits(Box::new(fits))),
-                Err(misfit) => {
-                    let over = match (misfit.needed_bytes, misfit.available_bytes) {
-                        (Some(needed), Some(available)) => needed.saturating_sub(available),
-                        _ => 0,
-                    };
-                    last = Some(misfit);
-                    // What is too much, and a twentieth for what grows with the cache.
-                    let fewer = (over / self.page_bytes().max(1)) as usize + pages / 20 + 1;
-                    if pages <= fewest {
-                        break;
+        let shapes = self.shapes();
+        let mut known: Vec<(Key, Compiled)> = Vec::new();
+        let (mut compile_seconds, mut cached) = (0.0, true);
+        let pool = shapes.fill(None, |keys| -> Result<Compilation, ServingError> {
+            let mut uses = Vec::new();
+            let mut available_bytes = u64::MAX;
+            for &key in keys.iter().filter(|key| self.tells(key)) {
+                if !known.iter().any(|(of, _)| *of == key) {
+                    match self.compile_key(planner, key, 1, now_compiling)? {
+                        Ok(compiled) => {
+                            compile_seconds += compiled.compile_seconds;
+                            cached &= compiled.cached;
+                            known.push((key, compiled));
+                        }
+                        Err(misfit) => {
+                            let bytes = misfit.needed_bytes.zip(misfit.available_bytes);
+                            return Ok(Compilation::DoesNotFit { bytes });
+                        }
                     }
-                    pages = pages.saturating_sub(fewer).max(fewest);
+                }
+                if let Some((_, compiled)) = known.iter().find(|(of, _)| *of == key) {
+                    let all = compiled.memory.available_bytes.unwrap_or(u64::MAX);
+                    let usable = usable_bytes(self.target.plugin(), all);
+                    available_bytes = available_bytes.min(usable);
+                    uses.push((key, compiled.usage));
                 }
             }
-        }
-        Ok(Outcome::DoesNotFit(last.unwrap_or_else(|| Misfit {
-            reason: "it does not fit".to_string(),
-            needed_bytes: None,
-            available_bytes: None,
-            compiled: true,
-        })))
+            Ok(Compilation::Done { uses, available_bytes })
+        })?;
+        let pages = match pool {
+            Pool::Fits { pages } => pages,
+            Pool::TooSmall { needed } => return Ok(Outcome::DoesNotFit(misfit(needed))),
+        };
+        let mut fits = self.timed(planner, pages, now_compiling)?;
+        fits.compile_seconds = compile_seconds;
+        fits.cached = cached;
+        Ok(Outcome::Fits(Box::new(fits)))
     }
 
-    fn compile_with(
+    /// Whether a program is one of those that say how a server would do.
+    fn tells(&self, key: &Key) -> bool {
+        let [rows, tokens, _] = key.sizes();
+        let slots = self.shapes().with_pages(2).0.slots;
+        match key.kind() {
+            "decode" => rows == FEW_ROWS.min(slots) || rows == slots,
+            "prefill" => self.chunks().any(|(_, chunk)| chunk == tokens),
+            _ => false,
+        }
+    }
+
+    /// The chunks of a prompt: where each begins, and for how many tokens its program is.
+    fn chunks(&self) -> impl Iterator<Item = (usize, usize)> {
+        let sizes = self.shapes().with_pages(2).0.chunks;
+        let input = self.job.input;
+        let mut begin = 0;
+        std::iter::from_fn(move || {
+            let left = input.checked_sub(begin).filter(|&left| left > 0)?;
+            let covering = sizes.iter().copied().find(|&size| size >= left);
+            let chunk = covering.or(sizes.last().copied())?;
+            let begins = begin;
+            begin += chunk;
+            Some((begins, chunk))
+        })
+    }
+
+    /// The times of the steps with so many pages.
+    fn timed(
         &self,
         planner: &Planner,
         pages: usize,
         now_compiling: &dyn Fn(&str),
-    ) -> Result<Result<Fits, Misfit>, ServingError> {
+    ) -> Result<Fits, ServingError> {
         let shapes = self.shapes();
         let (ladder, blocks) = shapes.with_pages(pages);
         let keys = shapes.keys(pages);
@@ -183,14 +218,10 @@ impl<'a> Instance<'a> {
         // Where short sequences have programs of their own.
         let blocks = blocks.iter().copied().find(|&blocks| blocks * ladder.page >= wanted);
         let blocks = blocks.unwrap_or_else(|| wanted.div_ceil(ladder.page));
-        let find = |rows: usize, tokens: usize| {
-            let of_kind = |key: &&Key| matches!(key.kind(), "decode" | "prefill");
-            let mut keys = keys.iter().filter(of_kind);
-            keys.find(|key| key.sizes() == [rows, tokens, blocks]).copied()
+        let find = |kind: &str, rows: usize, tokens: usize| {
+            let is = |key: &&Key| key.kind() == kind && key.sizes() == [rows, tokens, blocks];
+            keys.iter().find(is).copied()
         };
-        let rows_max = self.rows_of(pages);
-        let most_rows = ladder.batches.iter().copied().find(|&rows| rows >= rows_max);
-        let most_rows = most_rows.unwrap_or(rows_max);
         let mut fits = Fits {
             steps: CompiledSteps {
                 decode: Vec::new(),
@@ -201,44 +232,32 @@ impl<'a> Instance<'a> {
             memory: Memory::default(),
             pages,
             page: ladder.page,
-            rows_max,
+            rows_max: self.rows_of(pages),
             compile_seconds: 0.0,
             cached: true,
             notes: Vec::new(),
         };
-        let mut rows: Vec<usize> = vec![FEW_ROWS.min(most_rows), most_rows];
+        let mut rows = vec![FEW_ROWS.min(ladder.slots), ladder.slots];
         rows.dedup();
-        // The greediest first: where it does not fit, the others need not be compiled.
-        for &rows in rows.iter().rev() {
-            let Some(key) = find(rows, 1) else { continue };
-            let turns = self.turns(wanted);
-            let compiled = self.compile_key(planner, key, turns, now_compiling)?;
-            let compiled = match self.room(compiled) {
-                Ok(compiled) => compiled,
-                Err(misfit) => return Ok(Err(misfit)),
-            };
-            let time = time::of(&compiled.profile);
-            fits.add(compiled);
-            fits.steps.decode.insert(0, (rows, time));
+        for rows in rows {
+            let Some(key) = find("decode", rows, 1) else { continue };
+            let compiled = self.compile_key(planner, key, self.turns(wanted), now_compiling)?;
+            if let Ok(compiled) = compiled {
+                let time = fits.add(compiled);
+                fits.steps.decode.push((rows, time));
+            }
         }
-        let mut done = 0;
-        while done < self.job.input {
-            let left = self.job.input - done;
-            let chunk = ladder.chunks.iter().copied().find(|&chunk| chunk >= left);
-            let chunk = chunk.or(ladder.chunks.last().copied()).unwrap_or(left);
-            let Some(key) = find(1, chunk) else { break };
-            let turns = self.turns((done + chunk).min(wanted));
-            let compiled = self.compile_key(planner, key, turns, now_compiling)?;
-            let compiled = match self.room(compiled) {
-                Ok(compiled) => compiled,
-                Err(misfit) => return Ok(Err(misfit)),
-            };
-            let time = time::of(&compiled.profile);
-            fits.add(compiled);
-            fits.steps.prompt.push((chunk.min(left), time));
-            done += chunk;
+        for (begin, chunk) in self.chunks() {
+            // A chunk of one token is a decode step.
+            let kind = if chunk == 1 { "decode" } else { "prefill" };
+            let Some(key) = find(kind, 1, chunk) else { continue };
+            let turns = self.turns((begin + chunk).min(wanted));
+            if let Ok(compiled) = self.compile_key(planner, key, turns, now_compiling)? {
+                let time = fits.add(compiled);
+                fits.steps.prompt.push((chunk, time));
+            }
         }
-        Ok(Ok(fits))
+        Ok(fits)
     }
 
     /// Turns of a loop over pages that ends with so many tokens.
@@ -258,37 +277,33 @@ impl<'a> Instance<'a> {
         let options = ProfileOptions { unstated_loop_turns: Some(turns) };
         Ok(planner.compile_with(&traced.program, Purpose::Serving, &self.target, &options)?)
     }
+}
 
-    /// Whether a program leaves free what a server leaves free.
-    fn room(&self, compiled: Result<Compiled, Misfit>) -> Result<Compiled, Misfit> {
-        let compiled = compiled?;
-        let needed = compiled.memory.needed_bytes;
-        let all = compiled.memory.available_bytes;
-        let usable = all.map(|bytes| usable_bytes(self.target.plugin(), bytes));
-        match usable {
-            Some(usable) if needed > usable && self.target.plugin() != PluginKind::Cpu => {
-                Err(Misfit {
-                    reason: "weights, cache and temporaries leave too little free".to_string(),
-                    needed_bytes: Some(needed),
-                    available_bytes: Some(usable),
-                    compiled: true,
-                })
-            }
-            _ => Ok(compiled),
+fn misfit(needed: Needs) -> Misfit {
+    let (needed_bytes, available_bytes) = match needed {
+        Needs::Known { needed_bytes, available_bytes } => {
+            (Some(needed_bytes), Some(available_bytes))
         }
+        Needs::TooMuch => (None, None),
+    };
+    Misfit {
+        reason: "weights, programs and the cache of one sequence".to_string(),
+        needed_bytes,
+        available_bytes,
+        compiled: true,
     }
 }
 
 impl Fits {
-    fn add(&mut self, compiled: Compiled) {
-        let Compiled { memory, profile, compile_seconds, cached } = compiled;
-        self.memory = std::mem::take(&mut self.memory).or_larger(memory);
-        self.compile_seconds += compile_seconds;
-        self.cached &= cached;
-        for note in profile.unknown {
+    /// Takes a program's memory and notes in; returns its time.
+    fn add(&mut self, compiled: Compiled) -> Time {
+        let time = time::of(&compiled.profile);
+        self.memory = std::mem::take(&mut self.memory).or_larger(compiled.memory);
+        for note in compiled.profile.unknown {
             if !self.notes.contains(&note) {
                 self.notes.push(note);
             }
         }
+        time
     }
 }
