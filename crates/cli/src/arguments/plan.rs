@@ -2,6 +2,8 @@
 
 use clap::{Args, Subcommand};
 
+use super::Device;
+
 #[derive(Args, Debug)]
 pub struct PlanArguments {
     #[command(subcommand)]
@@ -29,6 +31,9 @@ pub struct CheckArguments {
     /// several times
     #[arg(long, value_name = "NAME")]
     pub shape: Vec<String>,
+    /// The kind of device: an NVIDIA GPU if there is one, else the CPU
+    #[arg(long, value_enum, default_value_t = Device::Auto)]
+    pub device: Device,
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub json: bool,

@@ -9,11 +9,12 @@ use llm::export::{ExportModel, ExportOptions, TensorSource, hugging_face, tensor
 use llm::files::Companions;
 use llm::weights::{Quantization, ReadError};
 use serde::Deserialize;
+use serve::engine::{LadderChoice, blocks_ladder, keys, ladder};
 
 use super::process::watch;
 use super::shapes::Serving;
-use super::{CheckError, Checked, Figure, What};
-use crate::here::{self, HereError, Measurer, Memory, Progress, ServingShape};
+use super::{CheckError, Checked, Figure, Gpu, TIME_MODEL, What, device};
+use crate::here::{self, Estimate, HereError, Measurer, Memory, Progress, ServingShape};
 
 /// Tokens of a page of the cache.
 const PAGE: usize = 32;
@@ -41,23 +42,49 @@ pub fn check(
     name: &'static str,
     serving: &Serving,
     measurer: &Measurer,
+    gpu: Option<&Gpu>,
     progress: &Progress<'_>,
 ) -> Result<Checked, CheckError> {
     let Serving { input, output, rows, .. } = *serving;
     let model = ModelConfig::from_json(serving.model)?;
     let most = rows.iter().copied().max().unwrap_or(1);
     let context = (input.max(PAGE + output) + FIRST_TOKENS).next_multiple_of(PAGE);
-    let shape = ServingShape {
-        model: &model,
-        panels: here::held(&model, Quantization::AsStored)?,
-        kv_dtype: None,
-        slots: most,
+    let decoded = PAGE + output / 2;
+    let choice = LadderChoice {
+        context: Some(context),
+        sequences: most,
         page: PAGE,
-        context,
-        batches: rows.to_vec(),
-        chunks: vec![input],
+        cache_bytes: u64::MAX,
+        chunk: input,
+        looks_ahead: gpu.is_some(),
+        ..LadderChoice::default()
     };
-    let speed = here::serve_steps(measurer, &shape, Memory::Renewed, progress)?;
+    let ladder = ladder(&model, &choice, 1);
+    let (how, first, decode, memory) = match gpu {
+        None => {
+            let shape = ServingShape {
+                model: &model,
+                panels: here::held(&model, Quantization::AsStored)?,
+                kv_dtype: None,
+                slots: most,
+                page: PAGE,
+                context,
+                batches: rows.to_vec(),
+                chunks: vec![input],
+                programs: keys(&ladder, &blocks_ladder(&ladder, true)).len(),
+            };
+            let speed = here::serve_steps(measurer, &shape, Memory::Renewed, progress)?;
+            let decode = rows.iter().map(|&rows| Some((rows, speed.decode(rows, decoded)?)));
+            let decode: Vec<(usize, Estimate)> = decode.flatten().collect();
+            (speed.how.to_string(), speed.prefill(input, 0), decode, Some(speed.memory))
+        }
+        Some(gpu) => {
+            progress("compiling the server's programs for the time model");
+            let (first, decode) = gpu.serve_steps(&measurer.cache, &model, &ladder, rows)?;
+            (TIME_MODEL.to_string(), Some(first), decode, None)
+        }
+    };
+    let decode: BTreeMap<usize, Estimate> = decode.into_iter().collect();
     progress("writing the whole model, with weights that are made up");
     let folder = measurer.cache.temporary()?;
     let files = folder.path().join("model");
@@ -68,7 +95,7 @@ pub fn check(
     progress("compiling and running the whole server's programs");
     let bench = |concurrency: &str, input: usize, output: usize| {
         let settings = [
-            ("--device", "cpu".to_string()),
+            ("--device", device(gpu).to_string()),
             ("--concurrency", concurrency.to_string()),
             ("--requests", REQUESTS.to_string()),
             ("--input", input.to_string()),
@@ -91,7 +118,7 @@ pub fn check(
             }
         }
     };
-    let figure = |of: String, what, predicted: Option<here::Estimate>, measured_ms, tokens| {
+    let figure = |of: String, what, predicted: Option<Estimate>, measured_ms, tokens| {
         predicted.map(|predicted| Figure {
             of,
             what,
@@ -108,7 +135,7 @@ pub fn check(
         figures.extend(figure(
             format!("{name}: first token after a prompt of {input}"),
             What::FirstToken,
-            speed.prefill(input, 0),
+            first,
             round.ttft_ms_p50,
             input,
         ));
@@ -120,23 +147,25 @@ pub fn check(
         figures.extend(figure(
             format!("{name}: a token each for {rows} at once"),
             What::NextToken,
-            speed.decode(rows, PAGE + output / 2),
+            decode.get(&rows).copied(),
             round.itl_ms_p50,
             rows,
         ));
     }
-    let predicted = speed.memory.peak_bytes(most * (PAGE + output)) as f64;
-    figures.extend(peak_bytes.map(|peak_bytes| Figure {
-        of: format!("{name}: memory with {most} sequences"),
-        what: What::PeakMemory,
-        predicted,
-        low: predicted,
-        high: predicted,
-        measured: peak_bytes as f64,
-        tokens: None,
+    figures.extend(memory.zip(peak_bytes).map(|(memory, peak_bytes)| {
+        let predicted = memory.peak_bytes(most * (PAGE + output)) as f64;
+        Figure {
+            of: format!("{name}: memory with {most} sequences"),
+            what: What::PeakMemory,
+            predicted,
+            low: predicted,
+            high: predicted,
+            measured: peak_bytes as f64,
+            tokens: None,
+        }
     }));
     let measured_times = REQUESTS;
-    Ok(Checked { shape: name, how: speed.how, figures, measured_times })
+    Ok(Checked { shape: name, how, figures, measured_times })
 }
 
 /// Weights that are small numbers, by the shapes of their tensors.

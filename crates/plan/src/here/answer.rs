@@ -61,7 +61,9 @@ pub fn answer(
         Err(Broken(message)) => return say(&mut output, &Answer::Failed { message }),
     };
     let (memory, changing_bytes) = (measured.memory(), measured.changing_bytes());
-    say(&mut output, &Answer::Compiled { memory, changing_bytes, opened_bytes })?;
+    let resident_bytes = bytes(&own_status(), "VmRSS:").unwrap_or(0);
+    let compiled = Answer::Compiled { memory, changing_bytes, opened_bytes, resident_bytes };
+    say(&mut output, &compiled)?;
     for line in lines {
         let answer = match reply(&mut *measured, &line?) {
             Ok(answer) => answer,
@@ -153,15 +155,11 @@ fn bytes(status: &str, label: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn no_functions(_: &pjrt::Plugin) -> Result<(), String> {
-        Ok(())
-    }
-
     #[test]
     fn nonsense_is_answered_with_a_sentence() {
         for input in ["", "{}\n", "nonsense\n"] {
             let mut output = Vec::new();
-            answer(input.as_bytes(), &mut output, no_functions).unwrap();
+            answer(input.as_bytes(), &mut output, |_| Ok(())).unwrap();
             let text = String::from_utf8(output).unwrap();
             assert_eq!(text.is_empty(), input.is_empty());
             assert!(input.is_empty() || text.contains("Failed"), "{text}");
