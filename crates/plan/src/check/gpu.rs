@@ -1,4 +1,5 @@
 //! What the time model says of a job on one GPU, to be compared with the GPU. Runs nothing itself.
+//! Written without a GPU at hand: that way of checking was compiled and never run.
 
 use graph::{Mesh, Program};
 use llm::ModelConfig;

@@ -50,9 +50,10 @@ pub fn check(
     let Some(sizes) = sizes else {
         return Err(here::HereError::Broken { message: "it names no model".to_string() }.into());
     };
+    let predict = || here::train_step(measurer, &config, &sizes, Memory::Renewed, progress);
     let (how, step, memory) = match gpu {
         None => {
-            let speed = here::train_step(measurer, &config, &sizes, Memory::Renewed, progress)?;
+            let speed = predict()?;
             (speed.how.to_string(), speed.step, Some(speed.memory))
         }
         Some(gpu) => {
@@ -69,6 +70,11 @@ pub fn check(
             seconds(&log).len() >= WARM_UP + STEPS
         })?;
     let times: Vec<f64> = seconds(&log).into_iter().skip(WARM_UP).collect();
+    // Before the run and after it: what else the machine does changes within minutes.
+    let step = match gpu {
+        None => step.mean(predict()?.step),
+        Some(_) => step,
+    };
     let measured_times = times.len();
     let mut figures = vec![Figure {
         of: format!("{name}: a step of training"),
