@@ -1,6 +1,7 @@
 //! How far the planner is off on this machine: predicts a job, then really runs it, as a user would, and
 //! compares. Prints nothing.
 
+mod gpu;
 mod process;
 mod serving;
 mod shapes;
@@ -11,8 +12,9 @@ use std::path::PathBuf;
 use runtime::folders::FolderError;
 use serde::Serialize;
 
-use crate::here::{HereError, How, Measurer, Progress};
+use crate::here::{HereError, Measurer, Progress};
 
+pub use gpu::Gpu;
 pub use shapes::{Shape, defaults, find, names};
 
 /// What times may be off by.
@@ -24,7 +26,7 @@ pub const MEMORY_LIMIT: f64 = 0.05;
 #[non_exhaustive]
 pub enum CheckError {
     #[error(transparent)]
-    Here(#[from] HereError),
+    Here(Box<HereError>),
     #[error(transparent)]
     Folder(#[from] FolderError),
     #[error(transparent)]
@@ -32,8 +34,22 @@ pub enum CheckError {
     #[error(transparent)]
     Model(#[from] llm::config::ConfigError),
     #[error(transparent)]
+    Setup(#[from] train::setup::SetupError),
+    #[error(transparent)]
+    Trace(#[from] graph::TraceError),
+    #[error(transparent)]
+    Runtime(#[from] runtime::Error),
+    #[error(transparent)]
+    Profile(#[from] runtime::profile::ProfileError),
+    #[error("a server has no program for {batch} rows of {width} tokens")]
+    NoProgram { batch: usize, width: usize },
+    #[error(
+        "the plugin did not return the optimized program of {program}, from which its time is estimated"
+    )]
+    NoOptimizedProgram { program: String },
+    #[error(transparent)]
     Export(#[from] llm::export::ExportError),
-    #[error("`{command}` did not start", command = .command)]
+    #[error("`{command}` did not start")]
     Start { command: String, source: std::io::Error },
     #[error("`{command}` ended before it was measured ({how}): {said}")]
     Ended { command: String, how: String, said: String },
@@ -41,6 +57,12 @@ pub enum CheckError {
     TimedOut { command: String, seconds: u64 },
     #[error("cannot write {path}", path = .path.display())]
     Write { path: PathBuf, source: std::io::Error },
+}
+
+impl From<HereError> for CheckError {
+    fn from(error: HereError) -> CheckError {
+        CheckError::Here(Box::new(error))
+    }
 }
 
 /// What is compared.
@@ -97,13 +119,15 @@ impl Figure {
 #[derive(Clone, Debug, Serialize)]
 pub struct Checked {
     pub shape: &'static str,
-    pub how: How,
+    /// Where the predictions come from.
+    pub how: String,
     pub figures: Vec<Figure>,
     /// How many measured times the measured figures are the median of.
     pub measured_times: usize,
 }
 
-/// Predicts a shape, anew, and runs it.
+/// Predicts a shape, anew, and runs it: on this machine's processor, or on a GPU of it, where the time
+/// model is what is checked, and memory is not.
 ///
 /// `measurer` starts this program; its other commands are used to run what was predicted.
 ///
@@ -112,12 +136,25 @@ pub struct Checked {
 pub fn check(
     shape: &'static Shape,
     measurer: &Measurer,
+    gpu: Option<&Gpu>,
     progress: &Progress<'_>,
 ) -> Result<Checked, CheckError> {
     match &shape.job {
-        shapes::Job::Training(config) => training::check(shape.name, config, measurer, progress),
-        shapes::Job::Serving(serving) => serving::check(shape.name, serving, measurer, progress),
+        shapes::Job::Training(config) => {
+            training::check(shape.name, config, measurer, gpu, progress)
+        }
+        shapes::Job::Serving(serving) => {
+            serving::check(shape.name, serving, measurer, gpu, progress)
+        }
     }
+}
+
+/// What is said of predictions for a GPU.
+const TIME_MODEL: &str = "estimated from the program that the GPU's compiler returned";
+
+/// The command line's name of the device.
+fn device(gpu: Option<&Gpu>) -> &'static str {
+    gpu.map_or("cpu", |gpu| gpu.target.plugin().name())
 }
 
 /// The middle one; of an even number the upper of the two.

@@ -50,17 +50,35 @@ pub enum HereError {
     )]
     Noise { few: usize, more: usize },
     #[error(transparent)]
-    Setup(#[from] train::setup::SetupError),
+    Setup(Box<train::setup::SetupError>),
     #[error(transparent)]
-    Trace(#[from] TraceError),
+    Trace(Box<TraceError>),
     #[error(transparent)]
-    Config(#[from] llm::export::ExportError),
+    Config(Box<llm::export::ExportError>),
     #[error(transparent)]
     Folder(#[from] FolderError),
     #[error(transparent)]
     Limit(#[from] BadLimit),
     #[error("{what} must be at least one and ascending, such as 1, 8, 32")]
     Sizes { what: &'static str },
+}
+
+impl From<llm::export::ExportError> for HereError {
+    fn from(error: llm::export::ExportError) -> HereError {
+        HereError::Config(Box::new(error))
+    }
+}
+
+impl From<TraceError> for HereError {
+    fn from(error: TraceError) -> HereError {
+        HereError::Trace(Box::new(error))
+    }
+}
+
+impl From<train::setup::SetupError> for HereError {
+    fn from(error: train::setup::SetupError) -> HereError {
+        HereError::Setup(Box::new(error))
+    }
 }
 
 fn gibibytes(bytes: u64) -> String {

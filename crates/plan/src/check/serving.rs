@@ -9,11 +9,12 @@ use llm::export::{ExportModel, ExportOptions, TensorSource, hugging_face, tensor
 use llm::files::Companions;
 use llm::weights::{Quantization, ReadError};
 use serde::Deserialize;
+use serve::engine::{LadderChoice, blocks_ladder, keys, ladder};
 
 use super::process::watch;
 use super::shapes::Serving;
-use super::{CheckError, Checked, Figure, What};
-use crate::here::{self, HereError, Measurer, Memory, Progress, ServingShape};
+use super::{CheckError, Checked, Figure, Gpu, TIME_MODEL, What, device};
+use crate::here::{self, Estimate, HereError, Measurer, Memory, Progress, ServingShape};
 
 /// Tokens of a page of the cache.
 const PAGE: usize = 32;
@@ -41,12 +42,24 @@ pub fn check(
     name: &'static str,
     serving: &Serving,
     measurer: &Measurer,
+    gpu: Option<&Gpu>,
     progress: &Progress<'_>,
 ) -> Result<Checked, CheckError> {
     let Serving { input, output, rows, .. } = *serving;
     let model = ModelConfig::from_json(serving.model)?;
     let most = rows.iter().copied().max().unwrap_or(1);
     let context = (input.max(PAGE + output) + FIRST_TOKENS).next_multiple_of(PAGE);
+    let decoded = PAGE + output / 2;
+    let choice = LadderChoice {
+        context: Some(context),
+        sequences: most,
+        page: PAGE,
+        cache_bytes: u64::MAX,
+        chunk: input,
+        looks_ahead: gpu.is_some(),
+        ..LadderChoice::default()
+    };
+    let ladder = ladder(&model, &choice, 1);
     let shape = ServingShape {
         model: &model,
         panels: here::held(&model, Quantization::AsStored)?,
@@ -56,8 +69,22 @@ pub fn check(
         context,
         batches: rows.to_vec(),
         chunks: vec![input],
+        programs: keys(&ladder, &blocks_ladder(&ladder, true)).len(),
     };
-    let speed = here::serve_steps(measurer, &shape, Memory::Renewed, progress)?;
+    let predict = || -> Result<_, HereError> {
+        let speed = here::serve_steps(measurer, &shape, Memory::Renewed, progress)?;
+        let decode = rows.iter().filter_map(|&rows| Some((rows, speed.decode(rows, decoded)?)));
+        let decode: BTreeMap<usize, Estimate> = decode.collect();
+        Ok((speed.how.to_string(), speed.prefill(input, 0), decode, Some(speed.memory)))
+    };
+    let (how, first, decode, memory) = match gpu {
+        None => predict()?,
+        Some(gpu) => {
+            progress("compiling the server's programs for the time model");
+            let (first, decode) = gpu.serve_steps(&measurer.cache, &model, &ladder, rows)?;
+            (TIME_MODEL.to_string(), Some(first), decode.into_iter().collect(), None)
+        }
+    };
     progress("writing the whole model, with weights that are made up");
     let folder = measurer.cache.temporary()?;
     let files = folder.path().join("model");
@@ -68,7 +95,7 @@ pub fn check(
     progress("compiling and running the whole server's programs");
     let bench = |concurrency: &str, input: usize, output: usize| {
         let settings = [
-            ("--device", "cpu".to_string()),
+            ("--device", device(gpu).to_string()),
             ("--concurrency", concurrency.to_string()),
             ("--requests", REQUESTS.to_string()),
             ("--input", input.to_string()),
@@ -91,7 +118,7 @@ pub fn check(
             }
         }
     };
-    let figure = |of: String, what, predicted: Option<here::Estimate>, measured_ms, tokens| {
+    let figure = |of: String, what, predicted: Option<Estimate>, measured_ms, tokens| {
         predicted.map(|predicted| Figure {
             of,
             what,
@@ -102,41 +129,54 @@ pub fn check(
             tokens: Some(tokens),
         })
     };
-    let mut figures = Vec::new();
     let (alone, _) = bench("1", input, FIRST_TOKENS)?;
+    let numbers: Vec<String> = rows.iter().map(usize::to_string).collect();
+    let (rounds, peak_bytes) = bench(&numbers.join(","), PAGE, output)?;
+    // Before the run and after it: what else the machine does changes within minutes.
+    let (first, decode) = match gpu {
+        None => {
+            let (_, again, mut decode_again, _) = predict()?;
+            for (rows, again) in &mut decode_again {
+                *again = decode.get(rows).map_or(*again, |before| before.mean(*again));
+            }
+            (first.zip(again).map(|(before, again)| before.mean(again)), decode_again)
+        }
+        Some(_) => (first, decode),
+    };
+    let mut figures = Vec::new();
     for round in &alone {
         figures.extend(figure(
             format!("{name}: first token after a prompt of {input}"),
             What::FirstToken,
-            speed.prefill(input, 0),
+            first,
             round.ttft_ms_p50,
             input,
         ));
     }
-    let numbers: Vec<String> = rows.iter().map(usize::to_string).collect();
-    let (rounds, peak_bytes) = bench(&numbers.join(","), PAGE, output)?;
     for round in &rounds {
         let rows = round.concurrency;
         figures.extend(figure(
             format!("{name}: a token each for {rows} at once"),
             What::NextToken,
-            speed.decode(rows, PAGE + output / 2),
+            decode.get(&rows).copied(),
             round.itl_ms_p50,
             rows,
         ));
     }
-    let predicted = speed.memory.peak_bytes(most * (PAGE + output)) as f64;
-    figures.extend(peak_bytes.map(|peak_bytes| Figure {
-        of: format!("{name}: memory with {most} sequences"),
-        what: What::PeakMemory,
-        predicted,
-        low: predicted,
-        high: predicted,
-        measured: peak_bytes as f64,
-        tokens: None,
+    figures.extend(memory.zip(peak_bytes).map(|(memory, peak_bytes)| {
+        let predicted = memory.peak_bytes(most * (PAGE + output)) as f64;
+        Figure {
+            of: format!("{name}: memory with {most} sequences"),
+            what: What::PeakMemory,
+            predicted,
+            low: predicted,
+            high: predicted,
+            measured: peak_bytes as f64,
+            tokens: None,
+        }
     }));
     let measured_times = REQUESTS;
-    Ok(Checked { shape: name, how: speed.how, figures, measured_times })
+    Ok(Checked { shape: name, how, figures, measured_times })
 }
 
 /// Weights that are small numbers, by the shapes of their tensors.

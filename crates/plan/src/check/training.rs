@@ -8,7 +8,7 @@ use serde::Deserialize;
 use train::config::Config;
 
 use super::process::watch;
-use super::{CheckError, Checked, Figure, What, median};
+use super::{CheckError, Checked, Figure, Gpu, TIME_MODEL, What, device, median};
 use crate::here::{self, Measurer, Memory, Progress};
 
 /// Steps that do not count: memory is taken from the system in them.
@@ -26,6 +26,7 @@ pub fn check(
     name: &'static str,
     text: &str,
     measurer: &Measurer,
+    gpu: Option<&Gpu>,
     progress: &Progress<'_>,
 ) -> Result<Checked, CheckError> {
     let folder = measurer.cache.temporary()?;
@@ -49,34 +50,51 @@ pub fn check(
     let Some(sizes) = sizes else {
         return Err(here::HereError::Broken { message: "it names no model".to_string() }.into());
     };
-    let speed = here::train_step(measurer, &config, &sizes, Memory::Renewed, progress)?;
+    let predict = || here::train_step(measurer, &config, &sizes, Memory::Renewed, progress);
+    let (how, step, memory) = match gpu {
+        None => {
+            let speed = predict()?;
+            (speed.how.to_string(), speed.step, Some(speed.memory))
+        }
+        Some(gpu) => {
+            progress("compiling the training step for the time model");
+            let step = gpu.train_step(&measurer.cache, &config, &sizes)?;
+            (TIME_MODEL.to_string(), step, None)
+        }
+    };
     progress("compiling and running the whole training step");
     let log = path("run").join("metrics.jsonl");
     let config_path = path("config.toml").display().to_string();
-    let seen = watch(measurer, &["train", &config_path, "--device", "cpu"], folder.path(), || {
-        seconds(&log).len() >= WARM_UP + STEPS
-    })?;
+    let seen =
+        watch(measurer, &["train", &config_path, "--device", device(gpu)], folder.path(), || {
+            seconds(&log).len() >= WARM_UP + STEPS
+        })?;
     let times: Vec<f64> = seconds(&log).into_iter().skip(WARM_UP).collect();
+    // Before the run and after it: what else the machine does changes within minutes.
+    let step = match gpu {
+        None => step.mean(predict()?.step),
+        Some(_) => step,
+    };
     let measured_times = times.len();
     let mut figures = vec![Figure {
         of: format!("{name}: a step of training"),
         what: What::Step,
-        predicted: speed.step.seconds,
-        low: speed.step.low_seconds,
-        high: speed.step.high_seconds,
+        predicted: step.seconds,
+        low: step.low_seconds,
+        high: step.high_seconds,
         measured: median(times),
-        tokens: Some(speed.tokens_per_step),
+        tokens: Some(config.training.batch_size * config.data.sequence_length),
     }];
-    figures.extend(seen.peak_bytes.map(|peak_bytes| Figure {
+    figures.extend(memory.zip(seen.peak_bytes).map(|(memory, peak_bytes)| Figure {
         of: format!("{name}: memory while training"),
         what: What::PeakMemory,
-        predicted: speed.memory.peak_bytes as f64,
-        low: speed.memory.low_bytes as f64,
-        high: speed.memory.high_bytes as f64,
+        predicted: memory.peak_bytes as f64,
+        low: memory.low_bytes as f64,
+        high: memory.high_bytes as f64,
         measured: peak_bytes as f64,
         tokens: None,
     }));
-    Ok(Checked { shape: name, how: speed.how, figures, measured_times })
+    Ok(Checked { shape: name, how, figures, measured_times })
 }
 
 /// Of the steps so far.

@@ -61,7 +61,9 @@ pub fn answer(
         Err(Broken(message)) => return say(&mut output, &Answer::Failed { message }),
     };
     let (memory, changing_bytes) = (measured.memory(), measured.changing_bytes());
-    say(&mut output, &Answer::Compiled { memory, changing_bytes, opened_bytes })?;
+    let resident_bytes = bytes(&own_status(), "VmRSS:").unwrap_or(0);
+    let compiled = Answer::Compiled { memory, changing_bytes, opened_bytes, resident_bytes };
+    say(&mut output, &compiled)?;
     for line in lines {
         let answer = match reply(&mut *measured, &line?) {
             Ok(answer) => answer,
@@ -110,11 +112,12 @@ fn reply(measured: &mut dyn Measured, line: &str) -> Result<Answer, Broken> {
             Answer::Loaded
         }
         Question::Run { case, times, between_bytes } => {
-            let mut between = vec![0_u8; usize::try_from(between_bytes).unwrap_or(0)];
+            // Written, so that the system gives it memory of its own.
+            let between = vec![1_u8; usize::try_from(between_bytes).unwrap_or(0)];
             measured.begin(case)?;
             let mut seconds = Vec::with_capacity(times);
             for run in 0..=times {
-                walk(&mut between, run as u8);
+                walk(&between);
                 let took = measured.run(case)?;
                 // The first finds its memory not yet there.
                 seconds.extend((run > 0).then_some(took));
@@ -128,10 +131,12 @@ fn reply(measured: &mut dyn Measured, line: &str) -> Result<Answer, Broken> {
 /// Bytes that a processor's cache brings in at once.
 const CACHE_LINE_BYTES: usize = 64;
 
-/// Fills the processor's cache with something else.
-fn walk(bytes: &mut [u8], value: u8) {
-    bytes.iter_mut().step_by(CACHE_LINE_BYTES).for_each(|byte| *byte = value.wrapping_add(1));
-    std::hint::black_box(bytes);
+/// Fills the processor's cache with something else. Reads only: what was written would have to be brought
+/// back to memory during the run that follows.
+fn walk(bytes: &[u8]) {
+    let sum =
+        bytes.iter().step_by(CACHE_LINE_BYTES).fold(0, |sum: u8, byte| sum.wrapping_add(*byte));
+    std::hint::black_box(sum);
 }
 
 /// The most that was resident, from a process's `/proc/<id>/status`.
@@ -153,15 +158,11 @@ fn bytes(status: &str, label: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn no_functions(_: &pjrt::Plugin) -> Result<(), String> {
-        Ok(())
-    }
-
     #[test]
     fn nonsense_is_answered_with_a_sentence() {
         for input in ["", "{}\n", "nonsense\n"] {
             let mut output = Vec::new();
-            answer(input.as_bytes(), &mut output, no_functions).unwrap();
+            answer(input.as_bytes(), &mut output, |_| Ok(())).unwrap();
             let text = String::from_utf8(output).unwrap();
             assert_eq!(text.is_empty(), input.is_empty());
             assert!(input.is_empty() || text.contains("Failed"), "{text}");

@@ -34,7 +34,7 @@ impl Depths {
         layer_bytes: u64,
         cache_bytes: u64,
     ) -> Depths {
-        let beyond_cache = (CACHES * cache_bytes).div_ceil(layer_bytes.max(1));
+        let beyond_cache = CACHES.saturating_mul(cache_bytes).div_ceil(layer_bytes.max(1));
         let few = usize::try_from(beyond_cache).unwrap_or(usize::MAX).max(2);
         let left = layers.saturating_sub(few);
         let affordable = usize::try_from(BYTES_BETWEEN / layer_bytes.max(1)).unwrap_or(usize::MAX);
@@ -88,7 +88,7 @@ mod tests {
         for (layers, layer_mib) in [(1, 1000), (4, 1000), (24, 1), (5, 100)] {
             assert_eq!(Depths::choose(layers, 4, layer_mib * MIB, 32 * MIB), Depths::Whole);
         }
-        assert_eq!(Depths::choose(usize::MAX, 0, 0, u64::MAX / 8), Depths::Whole);
+        assert_eq!(Depths::choose(100, 0, 0, u64::MAX), Depths::Whole);
     }
 
     #[test]

@@ -18,6 +18,12 @@ pub struct Estimate {
 }
 
 impl Estimate {
+    /// Of two estimates of the same.
+    #[must_use]
+    pub fn mean(self, other: Estimate) -> Estimate {
+        self.toward(other, 0.5)
+    }
+
     /// What lies on the straight line through two estimates, `at` of the way from this one to `other`;
     /// beyond 1 it is behind `other`.
     #[must_use]

@@ -106,6 +106,8 @@ pub enum Answer {
         changing_bytes: u64,
         /// What was resident once the plugin was there, and nothing else; 0 where the system does not tell.
         opened_bytes: u64,
+        /// What is resident now; 0 likewise.
+        resident_bytes: u64,
     },
     Loaded,
     /// Seconds of every run but the first.

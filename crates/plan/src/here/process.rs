@@ -36,6 +36,8 @@ pub struct Measuring {
     pub changing_bytes: u64,
     /// What was resident before programs and weights were.
     pub opened_bytes: u64,
+    /// What was once they were compiled.
+    pub resident_bytes: u64,
 }
 
 impl Measurer {
@@ -53,9 +55,9 @@ impl Measurer {
             .map(|(model, work)| self.start_one(model, work, devices))
             .collect::<Result<_, _>>()?;
         let compiled = started.into_iter().map(|mut measuring| match measuring.hear()? {
-            Answer::Compiled { memory, changing_bytes, opened_bytes } => {
+            Answer::Compiled { memory, changing_bytes, opened_bytes, resident_bytes } => {
                 (measuring.memory, measuring.changing_bytes) = (memory, changing_bytes);
-                measuring.opened_bytes = opened_bytes;
+                (measuring.opened_bytes, measuring.resident_bytes) = (opened_bytes, resident_bytes);
                 Ok(measuring)
             }
             other => Err(unexpected(&other)),
@@ -80,8 +82,15 @@ impl Measurer {
         // One that has ended already is asked why when its answer is read.
         let _ = writeln!(input, "{text}");
         let output = BufReader::new(output);
-        let (memory, changing_bytes, opened_bytes) = (None, 0, 0);
-        Ok(Measuring { child, input, output, memory, changing_bytes, opened_bytes })
+        Ok(Measuring {
+            child,
+            input,
+            output,
+            memory: None,
+            changing_bytes: 0,
+            opened_bytes: 0,
+            resident_bytes: 0,
+        })
     }
 }
 

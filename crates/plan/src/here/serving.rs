@@ -17,7 +17,7 @@ use super::depth::{Depths, reduced};
 use super::estimate::{Estimate, Times, combine};
 use super::job::{self, Case, Number, Work};
 use super::machine;
-use super::memory::ServeMemory;
+use super::memory::{GROWS_ON, ServeMemory};
 use super::process::{Measurer, Measuring};
 use super::{HereError, How, Memory, Progress, remember, remembered};
 
@@ -57,6 +57,8 @@ pub struct ServingShape<'a> {
     pub batches: Vec<usize>,
     /// Tokens of the prefill programs that are measured, ascending.
     pub chunks: Vec<usize>,
+    /// How many programs the server has in all, for its memory ([`serve::engine::keys`]).
+    pub programs: usize,
 }
 
 /// How a model that has no files here would be held if its checkpoint held bf16, as most do.
@@ -170,7 +172,7 @@ pub fn serve_steps(
         ("measured", b"serving steps"),
         ("machine", machine.as_bytes()),
         ("layers", &layers.to_le_bytes()),
-        ("cases", format!("{cases:?}").as_bytes()),
+        ("cases", format!("{cases:?} {}", shape.programs).as_bytes()),
         ("programs", texts.join("\n").as_bytes()),
     ]);
     if let Some(speed) = remembered::<ServeSpeed>(&cache, &key, memory) {
@@ -224,7 +226,7 @@ pub fn serve_steps(
     let speed = ServeSpeed {
         decode: decode.collect::<Result<_, _>>()?,
         prefill: prefill.collect::<Result<_, _>>()?,
-        memory: shape.memory(&mut measuring, &models)?,
+        memory: shape.memory(&measuring, &models)?,
         how: How { depths, layers, runs: TURNS * RUNS.0, remembered: false },
     };
     remember(&cache, &key, &speed);
@@ -378,32 +380,30 @@ impl ServingShape<'_> {
     }
 
     /// What the whole process needs. Beside weights, cache and temporaries that is this program and the
-    /// plugin, which are there before all else, and what compiled code and the allocator take, which grows
-    /// with the layers and hardly with the number of programs.
+    /// plugin, which are there before all else, and the programs: a piece for every layer of each, less what
+    /// is used again.
     fn memory(
         &self,
-        measuring: &mut [Measuring],
+        measuring: &[Measuring],
         models: &[ModelConfig],
     ) -> Result<ServeMemory, HereError> {
-        let between = between_bytes(models.len() == 1);
         let layers = self.model.num_hidden_layers;
         let mut programs = Vec::new();
-        let mut opened_bytes = 0;
-        let mut temporary_bytes = 0;
-        for (one, model) in measuring.iter_mut().zip(models) {
-            let measured = model.num_hidden_layers;
-            let peak_bytes = one.peak_bytes()?.unwrap_or(0);
-            let written = self.token_bytes(measured) * self.written_tokens() as u64;
+        let (mut opened_bytes, mut temporary_bytes) = (0, 0);
+        for (one, model) in measuring.iter().zip(models) {
             opened_bytes = one.opened_bytes;
             temporary_bytes = one.memory.unwrap_or_default().temporary_bytes;
-            let known = self.weight_bytes(measured)? + written + temporary_bytes + between;
-            let rest = peak_bytes.saturating_sub(known + opened_bytes);
-            programs.push((measured, rest as f64));
+            let weights = self.weight_bytes(model.num_hidden_layers)?;
+            let rest = one.resident_bytes.saturating_sub(opened_bytes + weights);
+            programs.push((model.num_hidden_layers, rest as f64));
         }
         let programs_bytes = match programs[..] {
             [(few, one), (more, other)] => {
-                let (first, second) = Depths::factors(few, more, layers);
-                (first * one + second * other).max(other)
+                let of_layer = ((other - one) / (more - few) as f64).max(0.0);
+                let measured = (self.batches.len() + self.chunks.len()) as f64;
+                let all = of_layer * layers as f64 * self.programs.max(1) as f64 / measured;
+                let grows = (one - of_layer * few as f64).max(0.0) + all;
+                other + GROWS_ON * (grows - other).max(0.0)
             }
             [(_, one)] => one,
             _ => return Err(HereError::Sizes { what: "layers" }),
@@ -415,19 +415,6 @@ impl ServingShape<'_> {
             temporary_bytes,
             beside_bytes: opened_bytes + programs_bytes as u64,
         })
-    }
-
-    /// Tokens that measuring leaves in caches.
-    fn written_tokens(&self) -> usize {
-        let rows = self.batches.last().copied().unwrap_or(1);
-        let of_row = |row: usize| {
-            let decoded = self.batches.iter().filter(|&&rows| row < rows);
-            let decoded = decoded.map(|&rows| self.contexts(rows)[1]).max().unwrap_or(0);
-            let of_chunk = |&tokens: &usize| self.positions(tokens)[1] + tokens;
-            let chunks = self.chunks.iter().map(of_chunk).max().unwrap_or(0);
-            if row == 0 { decoded.max(chunks) } else { decoded }
-        };
-        (0..rows).map(of_row).sum()
     }
 }
 
@@ -463,6 +450,7 @@ mod tests {
             context,
             batches: vec![1, 32],
             chunks: vec![512],
+            programs: 12,
         }
     }
 
@@ -483,12 +471,9 @@ mod tests {
     }
 
     #[test]
-    fn tokens_that_are_written_are_counted() {
+    fn a_token_has_a_key_and_a_value_in_every_layer() {
         let model = llm::shapes::find("llama3-1b").unwrap().unwrap();
-        let shape = ServingShape { batches: vec![1, 32], ..shape(&model, 4096) };
-        // One row of 1024 tokens and a chunk behind them, 31 rows of 256.
-        assert_eq!(shape.written_tokens(), 1536 + 31 * 256);
-        assert_eq!(shape.token_bytes(16), 2 * 16 * 8 * 64 * 4);
+        assert_eq!(shape(&model, 4096).token_bytes(16), 2 * 16 * 8 * 64 * 4);
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! `fungible plan check`: how far the planner is off on this machine.
 
-use plan::check::{Checked, Figure, Shape, What, check, defaults, find, names};
+use plan::check::{Checked, Figure, Gpu, Shape, What, check, defaults, find, names};
 use plan::here::Measurer;
-use runtime::PluginKind;
+use runtime::{PluginKind, Target, chips};
 use serde_json::{Value, json};
 
 use crate::arguments::Device;
 use crate::arguments::plan::CheckArguments;
+use crate::commands::probe;
 use crate::console::{self, DIM, GREEN, Progress, RED, gibibytes, styled};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::open::Place;
@@ -17,6 +18,7 @@ const MEASURE: &str = "measure";
 pub fn run(arguments: &CheckArguments) -> Outcome {
     let shapes = shapes(&arguments.shape)?;
     let progress = Progress::new();
+    let gpu = gpu(arguments.device, &progress)?;
     let place = Place::find(Device::Cpu, None, &progress)?;
     let measurer = measurer(&place)?;
     let mut all = Vec::new();
@@ -25,7 +27,7 @@ pub fn run(arguments: &CheckArguments) -> Outcome {
             true => progress.spin(&format!("{}: {task}", shape.name)),
             false => console::remark(format_args!("{}: {task} ...", shape.name)),
         };
-        let checked = check(shape, &measurer, &say);
+        let checked = check(shape, &measurer, gpu.as_ref(), &say);
         progress.clear();
         let checked = checked?;
         if !arguments.json {
@@ -37,7 +39,7 @@ pub fn run(arguments: &CheckArguments) -> Outcome {
     let off = figures().filter(|figure| !figure.passes()).count();
     let count = figures().count();
     match arguments.json {
-        true => console::line(value(&all)),
+        true => console::line(value(&all, gpu.as_ref())),
         false => console::line(format_args!(
             "{} of {count} predictions are within {:.0} % (times) and {:.0} % (memory) of what was measured",
             count - off,
@@ -64,6 +66,34 @@ pub fn measurer(place: &Place) -> Result<Measurer, Failure> {
         cache: place.cache.clone(),
         location: place.discovery.find(PluginKind::Cpu)?,
     })
+}
+
+/// The GPU to be checked, if it is to be one.
+fn gpu(device: Device, progress: &Progress) -> Result<Option<Gpu>, Failure> {
+    let place = Place::find(device, None, progress)?;
+    let location = match place.kind {
+        PluginKind::Cpu => return Ok(None),
+        PluginKind::Cuda => place.discovery.find(PluginKind::Cuda)?,
+        PluginKind::Tpu => {
+            return Err(Failure::usage(
+                "plan check runs on this machine's processor or an NVIDIA GPU; give --device cpu or cuda",
+            ));
+        }
+    };
+    // A process of its own says what GPU it is: it would take the GPU's memory in this one.
+    let found = probe::start(&location).map_err(|reason| Failure::new(Exit::Failure, reason))?;
+    let devices = found.devices.unwrap_or_else(|| Err("no GPU shows".to_string()));
+    let devices = devices.map_err(|reason| Failure::new(Exit::Failure, reason))?;
+    let kind = devices.split_once(" x ").map_or(devices.as_str(), |(_, kind)| kind);
+    let Some(chip) = chips::of_device(kind) else {
+        return Err(Failure::new(
+            Exit::Failure,
+            format!(
+                "the catalog has no {kind}, so nothing can be predicted for it; --device cpu checks the processor"
+            ),
+        ));
+    };
+    Ok(Some(Gpu { target: Target { chip, chips: 1 }, location }))
 }
 
 fn shapes(wanted: &[String]) -> Result<Vec<&'static Shape>, Failure> {
@@ -124,7 +154,7 @@ fn print(shape: &Shape, checked: &Checked) {
     console::styled_line(styled(DIM, &format!("        {}", checked.how)));
 }
 
-fn value(all: &[Checked]) -> Value {
+fn value(all: &[Checked], gpu: Option<&Gpu>) -> Value {
     let figure = |figure: &Figure| {
         let per_second = |seconds: f64| figure.tokens.map(|tokens| tokens as f64 / seconds);
         json!({
@@ -145,10 +175,11 @@ fn value(all: &[Checked]) -> Value {
     let checked = all.iter().map(|checked| {
         json!({
             "shape": checked.shape,
-            "how": checked.how.to_string(),
+            "how": checked.how,
             "measured_times": checked.measured_times,
             "figures": checked.figures.iter().map(figure).collect::<Vec<Value>>(),
         })
     });
-    json!({ "device": "cpu", "shapes": checked.collect::<Vec<Value>>() })
+    let device = gpu.map_or_else(|| "cpu".to_string(), |gpu| gpu.target.to_string());
+    json!({ "device": device, "shapes": checked.collect::<Vec<Value>>() })
 }
