@@ -89,25 +89,15 @@ pub fn hold(
     kind: PluginKind,
     checkpoint: Option<&Checkpoint>,
 ) -> Result<(), Failure> {
-    let held = match quantization {
-        Quantization::Auto => Held::AsStored,
-        Quantization::None => Held::None,
-        Quantization::Q8 => Held::Q8,
-        Quantization::Q4 => Held::Q4,
-        Quantization::Int8 | Quantization::W8a8 if kind == PluginKind::Cpu => {
-            return Err(Failure::usage(
-                "--quantization int8 and w8a8 are for TPUs and GPUs; on a CPU q8 is the quick way to 8 bits",
-            ));
-        }
-        Quantization::Int8 | Quantization::W8a8 => {
-            options.held = Some(DType::S8);
-            options.kernels.quantized = match quantization {
-                Quantization::W8a8 => QuantizedKernel::Rounded,
-                _ => QuantizedKernel::Widened,
-            };
-            return Ok(());
-        }
-    };
+    if matches!(quantization, Quantization::Int8 | Quantization::W8a8) && kind != PluginKind::Cpu {
+        options.held = Some(DType::S8);
+        options.kernels.quantized = match quantization {
+            Quantization::W8a8 => QuantizedKernel::Rounded,
+            _ => QuantizedKernel::Widened,
+        };
+        return Ok(());
+    }
+    let held = held_on_cpu(quantization)?;
     if let Some(checkpoint) = checkpoint {
         options.kernels.native = true;
         let packings = checkpoint.packings(held).map_err(EngineError::from)?;
@@ -118,6 +108,19 @@ pub fn hold(
         Quantization::Auto => Ok(()),
         _ => Err(Failure::usage(
             "--quantization none, q8 and q4 are for serving in f32 on one CPU device; leave it out here, or take int8 on a TPU or GPU",
+        )),
+    }
+}
+
+/// How native functions of the CPU are to read matrices.
+pub fn held_on_cpu(quantization: Quantization) -> Result<Held, Failure> {
+    match quantization {
+        Quantization::Auto => Ok(Held::AsStored),
+        Quantization::None => Ok(Held::None),
+        Quantization::Q8 => Ok(Held::Q8),
+        Quantization::Q4 => Ok(Held::Q4),
+        Quantization::Int8 | Quantization::W8a8 => Err(Failure::usage(
+            "--quantization int8 and w8a8 are for TPUs and GPUs; on a CPU q8 is the quick way to 8 bits",
         )),
     }
 }

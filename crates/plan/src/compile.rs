@@ -2,6 +2,7 @@
 //! Knows programs only, not what they are for.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Mutex;
 
 use graph::{Input, Mesh, Program, Role};
@@ -12,6 +13,7 @@ use runtime::{
     Purpose, Target, TargetReport,
 };
 
+use crate::here::Measurer;
 use crate::row::{Memory, Misfit};
 
 /// How many of a program's largest temporaries a plan names.
@@ -45,6 +47,9 @@ pub struct Compiled {
 
 /// Compiles for targets, with the plugins that are here; may be shared between threads.
 pub struct Planner {
+    cache: CacheFolder,
+    /// What starts this program again as one that measures.
+    measuring: Option<(PathBuf, Vec<String>)>,
     discovery: Discovery,
     compiler: Compiler,
     found: Mutex<HashMap<PluginKind, PluginLocation>>,
@@ -54,12 +59,36 @@ impl Planner {
     /// # Errors
     /// Those of [`Compiler::new`].
     pub fn new(cache: CacheFolder) -> Result<Planner, runtime::Error> {
-        let discovery = Discovery::new(cache.clone());
         Ok(Planner {
-            discovery,
-            compiler: Compiler::new(cache)?,
+            discovery: Discovery::new(cache.clone()),
+            compiler: Compiler::new(cache.clone())?,
+            cache,
+            measuring: None,
             found: Mutex::new(HashMap::new()),
         })
+    }
+
+    /// With `program` and `arguments`, which measure on this machine's processor
+    /// ([`answer`](crate::here::answer::answer)).
+    #[must_use]
+    pub fn with_measuring(mut self, program: PathBuf, arguments: Vec<String>) -> Planner {
+        self.measuring = Some((program, arguments));
+        self
+    }
+
+    /// What measures on a processor, if anything does.
+    ///
+    /// # Errors
+    /// As [`Planner::plugin`].
+    pub fn measurer(&self, target: &Target) -> Result<Option<Measurer>, CompileError> {
+        let location = self.plugin(target)?;
+        let measuring = self.measuring.clone();
+        Ok(measuring.map(|(program, arguments)| Measurer {
+            program,
+            arguments,
+            cache: self.cache.clone(),
+            location,
+        }))
     }
 
     /// # Errors

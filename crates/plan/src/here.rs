@@ -32,6 +32,9 @@ pub use process::Measurer;
 pub use serving::{ServeSpeed, ServingShape, held, serve_steps};
 pub use training::{TrainSpeed, train_step};
 
+/// Where the program that plans cannot be started again to measure.
+pub(crate) const NO_MEASURER: &str = "nothing here can measure this machine's processor";
+
 /// Why nothing can be said of a job on this machine.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

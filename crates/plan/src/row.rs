@@ -202,6 +202,16 @@ impl Planned {
     }
 }
 
+impl Energy {
+    /// Of this machine's processor, where nothing was metered.
+    pub fn unknown_here() -> Energy {
+        Energy {
+            kilowatt_hours_per_million_tokens: None,
+            source: "this machine's power is not known".to_string(),
+        }
+    }
+}
+
 impl Verdict {
     pub fn planned(&self) -> Option<&Planned> {
         match self {

@@ -3,9 +3,11 @@
 
 mod instance;
 pub mod load;
+mod measured;
 mod steps;
 
 use llm::ModelConfig;
+use llm::models::PanelPlan;
 use llm::programs::ProgramOptions;
 use runtime::chips::Chip;
 use runtime::targets::legal_counts;
@@ -15,6 +17,7 @@ use serve::engine::ShapesWish;
 
 use crate::compile::{CompileError, Planner};
 use crate::energy;
+use crate::here::{self, HereError};
 use crate::price::{self, Rental, Wish};
 use crate::row::{Energy, JobFigures, Memory, Misfit, Planned, Time, Verdict};
 use instance::{Instance, Outcome};
@@ -32,6 +35,8 @@ pub struct ServingJob {
     pub model: ModelConfig,
     /// Types and quantization; the mesh is chosen.
     pub options: Box<dyn Fn(PluginKind) -> Result<ProgramOptions, String> + Send + Sync>,
+    /// How matrices are held on a CPU, where its native functions read them.
+    pub panels: Box<dyn Fn() -> Result<PanelPlan, String> + Send + Sync>,
     pub shapes: ShapesWish,
     /// Tokens of a prompt, and of an answer.
     pub input: usize,
@@ -93,10 +98,14 @@ impl Figures {
 pub enum ServingError {
     #[error("{0}")]
     Options(String),
+    #[error("a server of these shapes has no program for `{0}`, which is an error of the planner")]
+    NoProgram(String),
     #[error(transparent)]
     Trace(#[from] graph::TraceError),
     #[error(transparent)]
     Compile(#[from] CompileError),
+    #[error(transparent)]
+    Here(#[from] HereError),
 }
 
 /// One size of an instance, with what the formula says of it.
@@ -127,6 +136,9 @@ impl ServingJob {
             Err(error) => return Ok(Verdict::Skipped { reason: error.to_string() }),
         };
         planner.plugin(&smallest)?;
+        if smallest.plugin() == PluginKind::Cpu {
+            return self.plan_here(planner, ask, &smallest, now_compiling);
+        }
         let options = (self.options)(smallest.plugin()).map_err(ServingError::Options)?;
         let mut misfit = None;
         let mut tried = Vec::new();
@@ -154,6 +166,31 @@ impl ServingJob {
         match best {
             Some((plan, _)) => Ok(Verdict::Fits { plan: Box::new(plan) }),
             None => self.larger(planner, ask, &options, misfit, tried, now_compiling),
+        }
+    }
+
+    fn plan_here(
+        &self,
+        planner: &Planner,
+        ask: &Ask,
+        target: &Target,
+        now_compiling: &dyn Fn(&str),
+    ) -> Result<Verdict, ServingError> {
+        if matches!(ask, Ask::Exactly(target) if target.chips > 1) {
+            return Ok(Verdict::Skipped {
+                reason: "virtual devices share one processor: plan for `cpu`".to_string(),
+            });
+        }
+        match self.measure(planner, target, now_compiling)? {
+            None => Ok(Verdict::Skipped { reason: here::NO_MEASURER.to_string() }),
+            Some(Outcome::DoesNotFit(misfit)) => {
+                Ok(Verdict::DoesNotFit { misfit, tried: Vec::new() })
+            }
+            Some(Outcome::Fits(fits)) => {
+                let (mut plan, _) = self.planned(ask, target, *fits);
+                plan.energy = Energy::unknown_here();
+                Ok(Verdict::Fits { plan: Box::new(plan) })
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! A training step on every target: which mesh, does it fit, how long does it take, and if it does not
 //! fit, what would.
 
+mod measured;
 mod mesh;
 mod variants;
 
@@ -8,7 +9,7 @@ use std::time::Instant;
 
 use graph::{Input, Mesh, TraceError};
 use llm::ModelConfig;
-use runtime::{Purpose, Target};
+use runtime::{PluginKind, Purpose, Target};
 use serde::Serialize;
 use train::config::Config;
 use train::metrics::{Trained, flops_per_token, model_flops_utilization};
@@ -16,9 +17,11 @@ use train::setup::{SetupError, step_options};
 use train::step::{StepOptions, train_step};
 
 use crate::compile::{CompileError, Compiled, Planner, too_large};
+use crate::here::HereError;
 use crate::price::{self, Rental, Wish};
 use crate::row::{JobFigures, Misfit, Planned, Time, Verdict};
 use crate::{energy, time};
+pub(crate) use measured::{measured_time, misfit};
 use mesh::{Candidate, candidates};
 use variants::{Variant, variants};
 
@@ -63,6 +66,8 @@ pub enum TrainingError {
     Trace(#[from] TraceError),
     #[error(transparent)]
     Compile(#[from] CompileError),
+    #[error(transparent)]
+    Here(#[from] HereError),
 }
 
 /// One thing that could be compiled.
@@ -95,6 +100,9 @@ impl TrainingJob {
         now_compiling: &dyn Fn(&str),
     ) -> Result<Verdict, TrainingError> {
         planner.plugin(target)?;
+        if target.plugin() == PluginKind::Cpu {
+            return self.plan_here(planner, target, now_compiling);
+        }
         let inputs = self.inputs(target)?;
         let mut search =
             Search { factor: 1.0, model_bytes: model_bytes(&inputs), ..Search::default() };
@@ -106,8 +114,7 @@ impl TrainingJob {
                 }
                 let needed = choice.candidate.bytes as f64 * search.factor;
                 let Some(available) = choice.variant.target.memory_bytes_per_device() else {
-                    // A machine's own memory is looked at by whoever runs there.
-                    return self.first(planner, choice, now_compiling, &mut search);
+                    continue;
                 };
                 // As asked for, a compiler is to say no; what we propose has to look good first.
                 let as_asked = choice.variant.changes.is_empty();
@@ -209,26 +216,6 @@ impl TrainingJob {
             Ok(Choice { variant: variant.clone(), options, candidate })
         });
         choices.collect::<Result<Vec<Choice>, TrainingError>>().map(Some)
-    }
-
-    fn first(
-        &self,
-        planner: &Planner,
-        choice: Choice,
-        now_compiling: &dyn Fn(&str),
-        search: &mut Search,
-    ) -> Result<Verdict, TrainingError> {
-        match self.attempt(planner, &choice, now_compiling, search)? {
-            Some(compiled) => {
-                let search = std::mem::take(search);
-                Ok(self.verdict((choice, compiled), search))
-            }
-            None => {
-                let search = std::mem::take(search);
-                let misfit = search.misfit.unwrap_or_else(unknown_misfit);
-                Ok(Verdict::DoesNotFit { misfit, tried: search.tried })
-            }
-        }
     }
 
     fn attempt(
@@ -407,15 +394,6 @@ impl Search {
 fn model_bytes(inputs: &[Input]) -> f64 {
     let weights = inputs.iter().filter(|input| input.role == graph::Role::Parameter);
     weights.map(|input| input.shape.bytes() as f64).sum()
-}
-
-fn unknown_misfit() -> Misfit {
-    Misfit {
-        reason: "it does not fit".to_string(),
-        needed_bytes: None,
-        available_bytes: None,
-        compiled: true,
-    }
 }
 
 impl Misfit {

@@ -67,7 +67,10 @@ fn rows(
     deadline: Option<Instant>,
     progress: &Progress,
 ) -> Result<Vec<Row>, Failure> {
-    let planner = Planner::new(CacheFolder::from_environment()?)?;
+    let mut planner = Planner::new(CacheFolder::from_environment()?)?;
+    if let Ok(program) = std::env::current_exe() {
+        planner = planner.with_measuring(program, vec![check::MEASURE.to_string()]);
+    }
     let threads = shared.jobs.unwrap_or_else(compilations_at_once);
     let under_way = Mutex::new(Vec::<(String, String)>::new());
     let done = Mutex::new(0usize);

@@ -5,7 +5,7 @@ use graph::{Mesh, Role};
 use llm::programs::ProgramOptions;
 use runtime::profile::ProfileOptions;
 use runtime::{Purpose, Target};
-use serve::engine::{Compilation, Key, Needs, Pool, Shapes, ShapesWish, usable_bytes};
+use serve::engine::{Compilation, Key, Ladder, Needs, Pool, Shapes, ShapesWish, usable_bytes};
 
 use super::steps::{CompiledSteps, End};
 use super::{ServingError, ServingJob};
@@ -178,10 +178,17 @@ impl<'a> Instance<'a> {
         Ok(Outcome::Fits(Box::new(fits)))
     }
 
+    /// The shapes with the smallest cache that is of use; all but its pages are those of any.
+    fn smallest(&self) -> Ladder {
+        let shapes = self.shapes();
+        let fewest = shapes.context().div_ceil(self.wish.page.max(1)).max(2);
+        shapes.with_pages(fewest).0
+    }
+
     /// Whether a program is one of those that say how a server would do.
     fn tells(&self, key: &Key) -> bool {
         let [rows, tokens, _] = key.sizes();
-        let slots = self.shapes().with_pages(2).0.slots;
+        let slots = self.smallest().slots;
         match key.kind() {
             "decode" => rows == FEW_ROWS.min(slots) || rows == slots,
             "prefill" => self.chunks().any(|(_, chunk)| chunk == tokens),
@@ -191,7 +198,7 @@ impl<'a> Instance<'a> {
 
     /// The chunks of a prompt: where each begins, and for how many tokens its program is.
     fn chunks(&self) -> impl Iterator<Item = (usize, usize)> {
-        let sizes = self.shapes().with_pages(2).0.chunks;
+        let sizes = self.smallest().chunks;
         let input = self.job.input;
         let mut begin = 0;
         std::iter::from_fn(move || {
@@ -220,7 +227,8 @@ impl<'a> Instance<'a> {
         let blocks = blocks.unwrap_or_else(|| wanted.div_ceil(ladder.page));
         let find = |kind: &str, rows: usize, tokens: usize| {
             let is = |key: &&Key| key.kind() == kind && key.sizes() == [rows, tokens, blocks];
-            keys.iter().find(is).copied()
+            let missing = || ServingError::NoProgram(format!("{kind} {rows} x {tokens}"));
+            keys.iter().find(is).copied().ok_or_else(missing)
         };
         let mut fits = Fits {
             steps: CompiledSteps {
@@ -240,7 +248,7 @@ impl<'a> Instance<'a> {
         let mut rows = vec![FEW_ROWS.min(ladder.slots), ladder.slots];
         rows.dedup();
         for rows in rows {
-            let Some(key) = find("decode", rows, 1) else { continue };
+            let key = find("decode", rows, 1)?;
             let compiled = self.compile_key(planner, key, self.turns(wanted), now_compiling)?;
             if let Ok(compiled) = compiled {
                 let time = fits.add(compiled);
@@ -250,7 +258,7 @@ impl<'a> Instance<'a> {
         for (begin, chunk) in self.chunks() {
             // A chunk of one token is a decode step.
             let kind = if chunk == 1 { "decode" } else { "prefill" };
-            let Some(key) = find(kind, 1, chunk) else { continue };
+            let key = find(kind, 1, chunk)?;
             let turns = self.turns((begin + chunk).min(wanted));
             if let Ok(compiled) = self.compile_key(planner, key, turns, now_compiling)? {
                 let time = fits.add(compiled);

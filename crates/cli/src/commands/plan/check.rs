@@ -13,7 +13,7 @@ use crate::failure::{Exit, Failure, Outcome};
 use crate::open::Place;
 
 /// What makes this program measure.
-const MEASURE: &str = "measure";
+pub const MEASURE: &str = "measure";
 
 pub fn run(arguments: &CheckArguments) -> Outcome {
     let shapes = shapes(&arguments.shape)?;
@@ -93,7 +93,7 @@ fn gpu(device: Device, progress: &Progress) -> Result<Option<Gpu>, Failure> {
             ),
         ));
     };
-    Ok(Some(Gpu { target: Target { chip, chips: 1 }, location }))
+    Ok(Some(Gpu { target: Target::new(chip, 1)?, location }))
 }
 
 fn shapes(wanted: &[String]) -> Result<Vec<&'static Shape>, Failure> {

@@ -1,5 +1,6 @@
 //! `fungible plan serve`.
 
+use llm::models::PanelPlan;
 use llm::programs::ProgramOptions;
 use plan::each::Job;
 use plan::serving::load::Objectives;
@@ -10,6 +11,7 @@ use serve::engine::ShapesWish;
 
 use super::{rows, show, wish};
 use crate::arguments::plan::{PlanServeArguments, PlanShared};
+use crate::arguments::serve::Quantization;
 use crate::console::Progress;
 use crate::failure::{Failure, Outcome};
 use crate::{engine, model, open};
@@ -36,9 +38,13 @@ pub fn run(arguments: &PlanServeArguments) -> Outcome {
         engine::hold(&mut options, quantization, kind, None).map_err(|error| error.to_string())?;
         Ok(options)
     };
+    let name = arguments.model.clone();
+    let sizes = model.clone();
+    let panels = move || panels(&name, &sizes, quantization).map_err(|error| error.to_string());
     let job = Job::Serving(ServingJob {
         model,
         options: Box::new(options),
+        panels: Box::new(panels),
         shapes: ShapesWish {
             sequences: arguments.max_num_seqs,
             chunk: arguments.max_num_batched_tokens,
@@ -75,4 +81,21 @@ fn asks(shared: &PlanShared) -> Result<Vec<Ask>, Failure> {
         }
     }
     Ok(asks)
+}
+
+/// How a CPU would hold the matrices: those of a model's files, or of a checkpoint as most are.
+fn panels(
+    name: &str,
+    sizes: &llm::ModelConfig,
+    quantization: Quantization,
+) -> Result<PanelPlan, Failure> {
+    let held = engine::held_on_cpu(quantization)?;
+    let has_files = llm::shapes::find(name).is_none() && !name.ends_with(".json");
+    match has_files {
+        true => {
+            let files = model::open(name, &CacheFolder::from_environment()?, &Progress::new())?;
+            Ok(files.checkpoint.packings(held)?)
+        }
+        false => Ok(plan::here::held(sizes, held)?),
+    }
 }
