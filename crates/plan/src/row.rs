@@ -193,6 +193,11 @@ impl Planned {
         }
     }
 
+    /// Whether its times were measured on this machine; else they are estimates.
+    pub fn is_measured(&self) -> bool {
+        self.target == "cpu"
+    }
+
     /// Whether a server is as was promised; a run always is.
     pub fn keeps_promises(&self) -> bool {
         match &self.job {

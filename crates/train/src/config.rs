@@ -92,6 +92,14 @@ impl Config {
         Config::parse_for(text, sets, name, Use::Training)
     }
 
+    /// As [`Config::parse`], but without data if it names none.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse_to_plan(text: &str, name: &str) -> Result<Config, ConfigError> {
+        Config::parse_for(text, &[], name, Use::Planning)
+    }
+
     /// The config of a run from scratch in a known shape such as `llama3-8b`, to be planned with.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! A plan on a terminal: a line for each target when it is known, then the ranking.
 
 use plan::goal::{Goal, pareto_front, ranked};
-use plan::row::{JobFigures, Planned, Row, Verdict};
+use plan::row::{JobFigures, Planned, Row, Time, Verdict};
 use plan::{serving, training};
 use serde_json::json;
 
@@ -57,16 +57,17 @@ pub fn when_known(row: &Row) {
 fn line(plan: &Planned) -> String {
     let available = plan.memory.available_bytes.map_or_else(|| "?".to_string(), gibibytes);
     let memory = format!("{} of {available}", gibibytes(plan.memory.needed_bytes));
-    let from = match plan.cached {
-        true => "kept from before".to_string(),
-        false => format!("compiled in {}", duration(plan.compile_seconds)),
+    let from = match (plan.cached, plan.is_measured()) {
+        (true, _) => "kept from before".to_string(),
+        (false, true) => "measured here".to_string(),
+        (false, false) => format!("compiled in {}", duration(plan.compile_seconds)),
     };
     match &plan.job {
         JobFigures::Training(figures) => format!(
-            "{memory}, {} a step over {}, bound by {}; {from}",
+            "{memory}, {} a step over {}{}; {from}",
             milliseconds(figures.step.seconds),
             plan.mesh,
-            figures.step.bound_by,
+            bound(&figures.step),
         ),
         JobFigures::Serving(figures) => format!(
             "{memory}; {:.2} requests/s on {}, first token after {}, {} a token; {from}",
@@ -75,6 +76,14 @@ fn line(plan: &Planned) -> String {
             milliseconds(figures.load.ttft_seconds),
             milliseconds(figures.load.tpot_seconds),
         ),
+    }
+}
+
+/// What takes most of a time, where that is told.
+fn bound(time: &Time) -> String {
+    match time.bounds.is_empty() {
+        true => String::new(),
+        false => format!(", bound by {}", time.bound_by),
     }
 }
 
@@ -256,7 +265,7 @@ fn figure(value: Option<f64>) -> String {
 /// What a reader of the table must know.
 fn below(order: &[usize], planned: &[(&Row, &Planned)]) -> Vec<String> {
     let mut lines = vec![
-        "* nothing else is both cheaper and quicker. All of it was compiled and estimated, nothing was run; ranges say how far off that may be (docs/planning-model.md).".to_string(),
+        "* nothing else is both cheaper and quicker. Compiled and estimated, not run; ranges say how far off that may be (docs/planning-model.md). On `cpu`, a few layers were run here.".to_string(),
     ];
     let mut notes: Vec<(String, Vec<&str>)> = Vec::new();
     for &index in order {

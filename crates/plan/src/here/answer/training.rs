@@ -30,7 +30,7 @@ impl Training {
         config: &str,
         open: impl FnOnce(usize, Option<Register>) -> Result<Runtime, Broken>,
     ) -> Result<Training, Broken> {
-        let config = Config::parse(config, &[], "measured").map_err(broken)?;
+        let config = Config::parse_to_plan(config, "measured").map_err(broken)?;
         let mesh = config.mesh.to_mesh();
         let options =
             step_options(&config, &model, PluginKind::Cpu, mesh.clone()).map_err(broken)?;
