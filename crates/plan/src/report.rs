@@ -8,8 +8,6 @@ mod labels;
 mod plane;
 mod section;
 mod sentence;
-#[cfg(test)]
-mod tests;
 
 use std::fmt::Write;
 

@@ -35,38 +35,44 @@ pub(super) fn link(text: &str, address: Option<&str>) -> String {
 pub(super) struct Cell {
     html: String,
     is_number: bool,
+    /// Short enough to stay in one line.
+    is_short: bool,
 }
 
+/// Letters of a text that is not broken into lines.
+const SHORT: usize = 22;
+
 pub(super) fn text(text: &str) -> Cell {
-    Cell { html: escaped(text), is_number: false }
+    Cell { html: escaped(text), is_number: false, is_short: text.chars().count() <= SHORT }
 }
 
 pub(super) fn number(text: &str) -> Cell {
-    Cell { html: escaped(text), is_number: true }
+    Cell { html: escaped(text), is_number: true, is_short: true }
 }
 
 /// What is HTML already.
 pub(super) fn html(html: String) -> Cell {
-    Cell { html, is_number: false }
+    Cell { html, is_number: false, is_short: false }
 }
 
-/// A table that scrolls in itself where it is too wide; the first cell of each row names the row.
-/// Empty where it has no rows.
+/// A table that scrolls in itself where it is too wide; the first cell of each row names the row. Empty
+/// where it has no rows. Without a heading it is a list of facts, below a heading that says what its
+/// caption would.
 pub(super) fn table(caption: &str, heading: &[&str], rows: Vec<Vec<Cell>>) -> String {
     if rows.is_empty() {
         return String::new();
     }
     let caption = escaped(caption);
     let is_number = |column: usize| rows.iter().any(|row| row[column].is_number);
-    let class = |is_number: bool| if is_number { " class=\"number\"" } else { "" };
+    let facts = if heading.is_empty() { " facts" } else { "" };
     let mut page = format!(
-        "<div class=\"scroll\" role=\"region\" aria-label=\"{caption}\" tabindex=\"0\">\n\
+        "<div class=\"scroll{facts}\" role=\"region\" aria-label=\"{caption}\" tabindex=\"0\">\n\
          <table>\n<caption>{caption}</caption>\n"
     );
     if !heading.is_empty() {
         page.push_str("<thead><tr>");
         for (column, name) in heading.iter().enumerate() {
-            let class = class(is_number(column));
+            let class = if is_number(column) { " class=\"number\"" } else { "" };
             page.push_str(&format!("<th scope=\"col\"{class}>{}</th>", escaped(name)));
         }
         page.push_str("</tr></thead>\n");
@@ -75,9 +81,13 @@ pub(super) fn table(caption: &str, heading: &[&str], rows: Vec<Vec<Cell>>) -> St
     for row in &rows {
         page.push_str("<tr>");
         for (column, cell) in row.iter().enumerate() {
-            let class = class(cell.is_number);
+            let class = match (cell.is_number, cell.is_short) {
+                (true, _) => " class=\"number\"",
+                (false, true) => " class=\"short\"",
+                (false, false) => "",
+            };
             match column {
-                0 => page.push_str(&format!("<th scope=\"row\">{}</th>", cell.html)),
+                0 => page.push_str(&format!("<th scope=\"row\"{class}>{}</th>", cell.html)),
                 _ => page.push_str(&format!("<td{class}>{}</td>", cell.html)),
             }
         }

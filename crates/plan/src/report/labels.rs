@@ -4,7 +4,7 @@ use std::f64::consts::TAU;
 
 /// Height of a line of text, and the mean width of its letters, rounded up.
 pub(super) const HEIGHT: f64 = 16.0;
-const LETTER: f64 = 7.3;
+const LETTER: f64 = 8.4;
 
 /// How far from its point a name may stand, the nearest first.
 const DISTANCES: [f64; 9] = [9.0, 15.0, 24.0, 36.0, 50.0, 68.0, 90.0, 120.0, 160.0];

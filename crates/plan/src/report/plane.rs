@@ -254,7 +254,7 @@ impl<'a> Drawing<'a> {
         let mut free_from = f64::NEG_INFINITY;
         for tick in self.times.ticks((width / 110.0) as usize) {
             let (x, label) = (self.x(tick), plain(tick));
-            let half = label.len() as f64 * 4.0;
+            let half = label.len() as f64 * 4.2;
             let _ = writeln!(page, "<path class=\"axis\" d=\"M{x:.1} {bottom}v5\"/>");
             if x - half < free_from || x + half > width {
                 continue;
