@@ -13,7 +13,7 @@ const SECONDS_PER_HOUR: f64 = 3600.0;
 const OFFERS: usize = 8;
 
 /// Which offers a plan may take.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Wish {
     pub purchase: Kind,
     /// Of this provider only.
@@ -58,6 +58,10 @@ pub struct Offer {
     pub dollars_per_chip_hour: f64,
     /// Where the price is from, and when it was read.
     pub source: String,
+    /// An address that shows it.
+    pub link: Option<String>,
+    /// The day of reading alone, such as `2026-11-23`.
+    pub date: Option<String>,
 }
 
 impl Offer {
@@ -68,6 +72,8 @@ impl Offer {
             purchase: price.purchase.to_string(),
             dollars_per_chip_hour: price.dollars_per_chip_hour,
             source: price.basis.to_string(),
+            link: price.basis.link.clone(),
+            date: price.basis.date.clone(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `fungible plan`: what a job would take on chips that need not be here.
 
 mod check;
+mod page;
 mod serve;
 mod show;
 mod train;

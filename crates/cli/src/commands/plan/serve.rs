@@ -9,7 +9,7 @@ use runtime::chips::chips;
 use runtime::{CacheFolder, PluginKind};
 use serve::engine::ShapesWish;
 
-use super::{rows, show, wish};
+use super::{page, rows, show, wish};
 use crate::arguments::plan::{PlanServeArguments, PlanShared};
 use crate::arguments::serve::Quantization;
 use crate::console::Progress;
@@ -19,6 +19,7 @@ use crate::{engine, model, open};
 pub fn run(arguments: &PlanServeArguments) -> Outcome {
     let shared = &arguments.shared;
     let wish = wish(shared)?;
+    page::check(shared)?;
     let asks = asks(shared)?;
     let progress = Progress::new();
     let model = model::config(&arguments.model, &CacheFolder::from_environment()?, &progress)?;
@@ -57,11 +58,27 @@ pub fn run(arguments: &PlanServeArguments) -> Outcome {
         wish,
     });
     let rows = rows(&job, &asks, shared, None, &progress)?;
-    let title = format!(
+    let title = title(arguments);
+    show::all(&title, &rows, shared)
+}
+
+/// What was asked for, in one line.
+fn title(arguments: &PlanServeArguments) -> String {
+    let mut title = format!(
         "Serving {}: {} tokens in, {} out",
         arguments.model, arguments.input, arguments.output
     );
-    show::all(&title, &rows, shared)
+    let milliseconds = plan::words::milliseconds;
+    if let Some(seconds) = arguments.ttft {
+        title.push_str(&format!(", first token after {} at most", milliseconds(seconds)));
+    }
+    if let Some(seconds) = arguments.tpot {
+        title.push_str(&format!(", {} a token at most", milliseconds(seconds)));
+    }
+    if let Some(rate) = arguments.qps {
+        title.push_str(&format!(", {rate} requests/s"));
+    }
+    title
 }
 
 /// Chips with a number, chips alone, or all that there are compilers for.

@@ -9,7 +9,7 @@ use plan::serving::Ask;
 use plan::training::TrainingJob;
 use runtime::CacheFolder;
 
-use super::{rows, show, wish};
+use super::{page, rows, show, wish};
 use crate::arguments::plan::PlanTrainArguments;
 use crate::commands::train::target::model_config;
 use crate::console::{Progress, short_number};
@@ -27,6 +27,7 @@ const OF_A_SHAPE: [&str; 4] = [
 pub fn run(arguments: &PlanTrainArguments) -> Outcome {
     let shared = &arguments.shared;
     let wish = wish(shared)?;
+    page::check(shared)?;
     if shared.targets.iter().any(|name| name.trim() == "all") {
         return Err(Failure::usage(
             "`all` is for `plan serve`; name targets with their numbers of chips, such as v5e-256,v6e-256,h100-64",
