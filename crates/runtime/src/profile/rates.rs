@@ -38,7 +38,7 @@ impl Rates {
             clock_hertz: chip.clock_hertz,
             bf16_flops_per_second,
             f32_flops_per_second: gpu
-                .map_or(bf16_flops_per_second, |gpu| vector_flops_per_second(gpu)),
+                .map_or(bf16_flops_per_second, vector_flops_per_second),
             reached: Efficiency::of(chip),
             cores: gpu.map(|gpu| f64::from(gpu.cores)),
         };
