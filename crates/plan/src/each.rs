@@ -5,7 +5,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use runtime::host_memory;
+use runtime::chips::Chip;
+use runtime::{PluginKind, host_memory};
 
 use crate::compile::{CompileError, Planner};
 use crate::row::{Row, Verdict};
@@ -44,11 +45,18 @@ impl PlanError {
 }
 
 impl Ask {
+    pub fn chip(&self) -> &'static Chip {
+        match self {
+            Ask::Exactly(target) => target.chip,
+            Ask::Any(chip) | Ask::NotCompiled(chip) => chip,
+        }
+    }
+
     /// As a user writes it.
     pub fn name(&self) -> String {
         match self {
             Ask::Exactly(target) => target.to_string(),
-            Ask::Any(chip) => chip.name.clone(),
+            Ask::Any(chip) | Ask::NotCompiled(chip) => chip.name.clone(),
         }
     }
 }
@@ -80,14 +88,26 @@ impl Job {
         deadline: Option<Instant>,
         on_event: &(dyn Fn(Event<'_>) + Sync),
     ) -> Vec<Row> {
-        let next = AtomicUsize::new(0);
         let rows = Mutex::new(Vec::with_capacity(targets.len()));
+        // A processor is measured while nothing else is under way.
+        let is_here = |ask: &Ask| ask.chip().plugin == Some(PluginKind::Cpu);
+        for (index, target) in targets.iter().enumerate().filter(|(_, target)| is_here(target)) {
+            let row = self.row(planner, target, deadline, on_event);
+            on_event(Event::Done(&row));
+            if let Ok(mut rows) = rows.lock() {
+                rows.push((index, row));
+            }
+        }
+        let next = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for _ in 0..threads.clamp(1, targets.len().max(1)) {
                 scope.spawn(|| {
                     loop {
                         let index = next.fetch_add(1, Ordering::Relaxed);
                         let Some(target) = targets.get(index) else { return };
+                        if is_here(target) {
+                            continue;
+                        }
                         let row = self.row(planner, target, deadline, on_event);
                         on_event(Event::Done(&row));
                         if let Ok(mut rows) = rows.lock() {
@@ -112,6 +132,9 @@ impl Job {
         let name = target.name();
         let now_compiling = |what: &str| on_event(Event::Compiling { target: &name, what });
         let verdict = match (self, target) {
+            (_, Ask::NotCompiled(chip)) => Ok(Verdict::Skipped {
+                reason: format!("nothing here compiles for {}", chip.description),
+            }),
             (Job::Training(job), Ask::Exactly(target)) => {
                 job.plan(planner, target, deadline, &now_compiling).map_err(PlanError::from)
             }
@@ -125,7 +148,7 @@ impl Job {
         let verdict = verdict.unwrap_or_else(|error| error.verdict());
         let (chip, chips, hosts) = match (target, verdict.planned()) {
             (Ask::Exactly(target), _) => (target.chip, target.chips, target.hosts()),
-            (Ask::Any(chip), planned) => {
+            (Ask::Any(chip) | Ask::NotCompiled(chip), planned) => {
                 (*chip, planned.map_or(0, |plan| plan.chips), planned.map_or(0, |plan| plan.hosts))
             }
         };

@@ -90,6 +90,8 @@ pub struct Rental {
     pub lost_seconds: f64,
     /// Of what is fetched from the provider at the end, such as the model.
     pub egress_bytes: f64,
+    /// Whether it ends: then starting up is a part of it. A server that stays is started once.
+    pub ends: bool,
 }
 
 impl Rental {
@@ -101,6 +103,7 @@ impl Rental {
             tokens,
             lost_seconds: 0.0,
             egress_bytes: 0.0,
+            ends: true,
         }
     }
 }
@@ -152,7 +155,9 @@ fn parts(price: &Price, provider: &Provider, rental: &Rental) -> Option<Vec<Mone
         assumed: price.basis.assumed,
     }];
     let startup = provider.startup_seconds.as_ref();
-    if let Some(startup) = startup {
+    if rental.ends
+        && let Some(startup) = startup
+    {
         parts.push(MoneyPart {
             name: "start-up".to_string(),
             dollars: of(startup.value),
@@ -223,6 +228,7 @@ mod tests {
         tokens: 1e9,
         lost_seconds: 300.0,
         egress_bytes: 1e10,
+        ends: true,
     };
 
     fn dollars(purchase: Purchase, provider: &Provider) -> Option<Vec<(String, i64)>> {

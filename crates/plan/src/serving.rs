@@ -6,10 +6,11 @@ pub mod load;
 mod measured;
 mod steps;
 
+use graph::DType;
 use llm::ModelConfig;
 use llm::models::PanelPlan;
 use llm::programs::ProgramOptions;
-use runtime::chips::Chip;
+use runtime::chips::{Chip, chips};
 use runtime::targets::legal_counts;
 use runtime::{PluginKind, Target};
 use serde::Serialize;
@@ -52,6 +53,8 @@ pub struct ServingJob {
 pub enum Ask {
     Exactly(Target),
     Any(&'static Chip),
+    /// A chip that nothing here compiles for; which number of it does not matter.
+    NotCompiled(&'static Chip),
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -108,6 +111,13 @@ pub enum ServingError {
     Here(#[from] HereError),
 }
 
+/// A change that may make it fit.
+struct Way {
+    target: Target,
+    options: ProgramOptions,
+    changes: Vec<String>,
+}
+
 /// One size of an instance, with what the formula says of it.
 struct Candidate {
     target: Target,
@@ -128,7 +138,7 @@ impl ServingJob {
     ) -> Result<Verdict, ServingError> {
         let (chip, most_chips) = match ask {
             Ask::Exactly(target) => (target.chip, target.chips),
-            Ask::Any(chip) => (*chip, INSTANCE_CHIPS_MAX),
+            Ask::Any(chip) | Ask::NotCompiled(chip) => (*chip, INSTANCE_CHIPS_MAX),
         };
         let first = legal_counts(chip).first().copied().unwrap_or(1);
         let smallest = match Target::new(chip, first) {
@@ -148,7 +158,13 @@ impl ServingJob {
             let instance = Instance::new(self, &candidate.target, &options);
             match instance.compile(planner, now_compiling)? {
                 Outcome::Fits(fits) => {
-                    let (planned, good) = self.planned(ask, &candidate.target, *fits);
+                    let (planned, good) = match self.planned(ask, &candidate.target, *fits) {
+                        Ok(planned) => planned,
+                        Err(slow) => {
+                            misfit = Some(slow);
+                            continue;
+                        }
+                    };
                     let better = best.as_ref().is_none_or(|(_, known)| good && !known);
                     if better {
                         best = Some((planned, good));
@@ -186,11 +202,13 @@ impl ServingJob {
             Some(Outcome::DoesNotFit(misfit)) => {
                 Ok(Verdict::DoesNotFit { misfit, tried: Vec::new() })
             }
-            Some(Outcome::Fits(fits)) => {
-                let (mut plan, _) = self.planned(ask, target, *fits);
-                plan.energy = Energy::unknown_here();
-                Ok(Verdict::Fits { plan: Box::new(plan) })
-            }
+            Some(Outcome::Fits(fits)) => match self.planned(ask, target, *fits) {
+                Ok((mut plan, _)) => {
+                    plan.energy = Energy::unknown_here();
+                    Ok(Verdict::Fits { plan: Box::new(plan) })
+                }
+                Err(misfit) => Ok(Verdict::DoesNotFit { misfit, tried: Vec::new() }),
+            },
         }
     }
 
@@ -211,25 +229,76 @@ impl ServingJob {
             available_bytes: None,
             compiled: false,
         });
-        if let Ask::Exactly(asked) = ask {
-            let candidates = self.candidates(asked.chip, INSTANCE_CHIPS_MAX, options, &mut None);
-            let larger = candidates.iter().filter(|one| one.target.chips > asked.chips);
-            for candidate in larger.take(ATTEMPTS - 1) {
-                let instance = Instance::new(self, &candidate.target, options);
-                match instance.compile(planner, now_compiling)? {
-                    Outcome::Fits(fits) => {
-                        let target = &candidate.target;
-                        let (mut plan, _) = self.planned(&Ask::Exactly(*target), target, *fits);
-                        plan.changes = vec![format!("{target} instead of {asked}")];
-                        return Ok(Verdict::FitsChanged { misfit, plan: Box::new(plan) });
-                    }
-                    Outcome::DoesNotFit(found) => {
-                        tried.push(format!("{}: {}", candidate.target, found.sentence()));
-                    }
+        let mut attempts = 0;
+        for way in self.ways(ask, options) {
+            if attempts >= ATTEMPTS {
+                break;
+            }
+            let instance = Instance::new(self, &way.target, &way.options);
+            attempts += 1;
+            match instance.compile(planner, now_compiling)? {
+                Outcome::Fits(fits) => {
+                    let target = &way.target;
+                    let planned = self.planned(&Ask::Exactly(*target), target, *fits);
+                    let Ok((mut plan, _)) = planned else { continue };
+                    plan.changes = way.changes;
+                    return Ok(Verdict::FitsChanged { misfit, plan: Box::new(plan) });
+                }
+                Outcome::DoesNotFit(found) => {
+                    let what = way.changes.join(", ");
+                    tried.push(format!("{what}: {}", found.sentence()));
                 }
             }
         }
         Ok(Verdict::DoesNotFit { misfit, tried })
+    }
+
+    /// What could be changed, the least first: matrices in 8 bits, more chips, other chips of the same
+    /// compiler that have more memory.
+    fn ways(&self, ask: &Ask, options: &ProgramOptions) -> Vec<Way> {
+        let (asked, chip) = match ask {
+            Ask::Exactly(target) => (Some(*target), target.chip),
+            Ask::Any(chip) | Ask::NotCompiled(chip) => (None, *chip),
+        };
+        let mut ways = Vec::new();
+        let mut add = |chip: &'static Chip, most: usize, options: &ProgramOptions, int8: bool| {
+            for candidate in self.candidates(chip, most, options, &mut None) {
+                let target = candidate.target;
+                // Within what was asked for.
+                let within = asked.is_none_or(|asked| target.chips <= asked.chips);
+                let within = within && chip.name == ask.chip().name;
+                let mut changes = Vec::new();
+                if !within {
+                    changes.push(format!("{target} instead of {}", ask.name()));
+                }
+                if int8 {
+                    changes.push("--quantization int8".to_string());
+                }
+                if !changes.is_empty() {
+                    ways.push(Way { target, options: options.clone(), changes });
+                }
+            }
+        };
+        let most = asked.map_or(INSTANCE_CHIPS_MAX, |asked| asked.chips);
+        let mut narrow = options.clone();
+        narrow.held = Some(DType::S8);
+        let has_narrow = options.held.is_none();
+        if has_narrow {
+            add(chip, most, &narrow, true);
+        }
+        add(chip, INSTANCE_CHIPS_MAX, options, false);
+        if has_narrow {
+            add(chip, INSTANCE_CHIPS_MAX, &narrow, true);
+        }
+        let mut others: Vec<&'static Chip> = chips()
+            .iter()
+            .filter(|other| other.plugin == chip.plugin && other.memory_bytes > chip.memory_bytes)
+            .collect();
+        others.sort_by_key(|other| other.memory_bytes);
+        for other in others {
+            add(other, INSTANCE_CHIPS_MAX, options, false);
+        }
+        ways
     }
 
     /// Sizes that an instance could have, the least chip-seconds for a request first; the reason if there
@@ -287,14 +356,20 @@ impl ServingJob {
     }
 
     /// And whether it is as promised.
-    fn planned(&self, ask: &Ask, instance: &Target, fits: instance::Fits) -> (Planned, bool) {
+    fn planned(
+        &self,
+        ask: &Ask,
+        instance: &Target,
+        fits: instance::Fits,
+    ) -> Result<(Planned, bool), Misfit> {
         let instance::Fits { steps, memory, pages, page, rows_max, compile_seconds, cached, notes } =
             fits;
         let shape = self.shape(rows_max);
         let capacity = most(&steps, &shape, &self.objectives);
         // Where nothing is as promised: what it would be with one request at a time.
         let limit = capacity.or_else(|| most(&steps, &shape, &Objectives::default()));
-        let limit_rate = limit.map_or(0.0, |load| load.requests_per_second);
+        let Some(limit) = limit else { return Err(too_slow(instance)) };
+        let limit_rate = limit.requests_per_second;
         let wanted = self.requests_per_second;
         let mut instances = match (wanted, ask) {
             (Some(wanted), _) => (wanted / limit_rate.max(1e-9)).ceil().max(1.0) as usize,
@@ -303,18 +378,11 @@ impl ServingJob {
         // What was asked for is rented whole.
         let group = match ask {
             Ask::Exactly(asked) => (asked.chips / instance.chips).max(1),
-            Ask::Any(_) => 1,
+            Ask::Any(_) | Ask::NotCompiled(_) => 1,
         };
         instances = instances.next_multiple_of(group);
         let rate = wanted.map_or(limit_rate, |wanted| wanted / instances as f64);
-        let load = at(&steps, &shape, rate).or(limit).unwrap_or(AtLoad {
-            requests_per_second: 0.0,
-            ttft_seconds: f64::INFINITY,
-            tpot_seconds: f64::INFINITY,
-            rows: 0.0,
-            prompt_share: 0.0,
-            busy_share: 0.0,
-        });
+        let load = at(&steps, &shape, rate).unwrap_or(limit);
         let good = capacity.is_some() && meets(&load, &self.objectives);
         let chips_needed = instances * instance.chips;
         let output_tokens = load.requests_per_second * self.output as f64;
@@ -322,7 +390,7 @@ impl ServingJob {
         let prefill = steps.prompt.first().cloned();
         let (decode_rows, decode) = decode.unwrap_or_else(|| (0, Time::unknown()));
         let (prefill_tokens, prefill) = prefill.unwrap_or_else(|| (0, Time::unknown()));
-        let hours = Rental::of(instance, 3600.0, output_tokens * 3600.0);
+        let hours = Rental { ends: false, ..Rental::of(instance, 3600.0, output_tokens * 3600.0) };
         let mut money = price::money(instance.chip, &hours, &self.wish);
         let shares = load.prompt_share / load.busy_share.max(1e-9);
         let an_hour = money.total_dollars;
@@ -371,7 +439,7 @@ impl ServingJob {
             energy,
             notes,
         };
-        (planned, good)
+        Ok((planned, good))
     }
 
     fn energy(&self, instance: &Target, figures: &Figures) -> Energy {
@@ -384,6 +452,15 @@ impl ServingJob {
         energy.source =
             format!("{}; {:.0} % of the time there is work", energy.source, busy * 100.0);
         energy
+    }
+}
+
+fn too_slow(instance: &Target) -> Misfit {
+    Misfit {
+        reason: format!("{instance} would not keep up with one request an hour"),
+        needed_bytes: None,
+        available_bytes: None,
+        compiled: true,
     }
 }
 

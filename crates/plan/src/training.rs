@@ -28,6 +28,9 @@ use variants::{Variant, variants};
 /// Compilations of one target until it is given up.
 const ATTEMPTS: usize = 4;
 
+/// Of these, as it was asked for: what could be changed is to have its turn.
+const ATTEMPTS_AS_ASKED: usize = 2;
+
 /// Above this share of a device's memory the formula is believed without a compiler; it was seen to be
 /// off by less.
 const HOPELESS: f64 = 2.0;
@@ -78,12 +81,16 @@ struct Choice {
 }
 
 impl TrainingJob {
-    pub fn tokens_per_step(&self) -> u64 {
-        (self.config.training.batch_size * self.config.data.sequence_length) as u64
+    /// All of them, where only the end is kept.
+    fn steps_between_checkpoints(&self) -> f64 {
+        match self.config.checkpoint.every {
+            0 => self.total_tokens() / tokens_per_step(&self.config).max(1) as f64,
+            every => every as f64,
+        }
     }
 
     pub fn total_tokens(&self) -> f64 {
-        let of_steps = self.tokens_per_step() as f64 * self.config.training.steps as f64;
+        let of_steps = tokens_per_step(&self.config) as f64 * self.config.training.steps as f64;
         self.tokens.unwrap_or(of_steps)
     }
 
@@ -106,18 +113,25 @@ impl TrainingJob {
         let inputs = self.inputs(target)?;
         let mut search =
             Search { factor: 1.0, model_bytes: model_bytes(&inputs), ..Search::default() };
+        let total_bytes = inputs.iter().map(|input| input.shape.bytes() as u64).sum();
         for variant in variants(&self.config, target) {
+            if search.attempts >= ATTEMPTS {
+                break;
+            }
+            if !variant.is_as_asked() && variant.is_hopeless(total_bytes) {
+                search.ruled_out += 1;
+                continue;
+            }
             let Some(choices) = self.choices(&variant, &inputs, &mut search)? else { continue };
             for choice in choices {
-                if search.attempts >= ATTEMPTS {
+                let most = if choice.variant.is_as_asked() { ATTEMPTS_AS_ASKED } else { ATTEMPTS };
+                if search.attempts >= most {
                     break;
                 }
                 let needed = choice.candidate.bytes as f64 * search.factor;
-                let Some(available) = choice.variant.target.memory_bytes_per_device() else {
-                    continue;
-                };
+                let Some(available) = usable(&choice.variant.target) else { continue };
                 // As asked for, a compiler is to say no; what we propose has to look good first.
-                let as_asked = choice.variant.changes.is_empty();
+                let as_asked = choice.variant.is_as_asked();
                 let limit = if as_asked && search.attempts == 0 { HOPELESS } else { 1.0 };
                 if needed > available as f64 * limit {
                     search.refuse(&choice, needed as u64, available);
@@ -144,7 +158,14 @@ impl TrainingJob {
             available_bytes: target.memory_bytes_per_device(),
             compiled: false,
         });
-        Ok(Verdict::DoesNotFit { misfit, tried: search.tried })
+        let mut tried = search.tried;
+        if search.ruled_out > 0 {
+            tried.push(format!(
+                "by formula, {} other meshes and changes need too much as well",
+                search.ruled_out
+            ));
+        }
+        Ok(Verdict::DoesNotFit { misfit, tried })
     }
 
     /// The step's arguments with their shapes, on whatever mesh.
@@ -171,12 +192,13 @@ impl TrainingJob {
         let mut found = candidates(&self.model, &base, inputs, target);
         // A mesh that was asked for is the only one, where it has as many devices.
         if own.devices() == target.devices() && own.devices() > 1 {
-            train::config::check_mesh(
-                &own,
-                &self.model,
-                base.batch_size / base.accumulation.max(1),
-            )
-            .map_err(SetupError::from)?;
+            let sequences = base.batch_size / base.accumulation.max(1);
+            match (train::config::check_mesh(&own, &self.model, sequences), variant.is_as_asked()) {
+                (Ok(()), _) => {}
+                (Err(error), true) => return Err(SetupError::from(error).into()),
+                // A change that the mesh does not go with.
+                (Err(_), false) => return Ok(None),
+            }
             found = vec![mesh::candidate(&self.model, &base, inputs, target, own)];
         }
         if found.is_empty() {
@@ -228,13 +250,14 @@ impl TrainingJob {
         let target = &choice.variant.target;
         now_compiling(&choice.describe());
         let program = train_step(&self.model, &choice.options)?.program;
-        match planner.compile(&program, Purpose::Training, target)? {
+        let compiled = planner.compile(&program, Purpose::Training, target)?;
+        match compiled.and_then(|compiled| within(compiled, target)) {
             Ok(compiled) => Ok(Some(compiled)),
             Err(misfit) => {
                 search.attempts += 1;
                 if let Some(needed) = misfit.needed_bytes {
                     let seen = needed as f64 / choice.candidate.bytes.max(1) as f64;
-                    search.factor = search.factor.max(seen);
+                    search.factor = seen.max(1.0);
                 }
                 search.note(&choice.variant, misfit);
                 Ok(None)
@@ -261,7 +284,9 @@ impl TrainingJob {
             if Instant::now() >= deadline {
                 break;
             }
-            let Some(compiled) = self.attempt(planner, &other, now_compiling, &mut search)? else {
+            // What there is already is an answer, whatever becomes of the others.
+            let Ok(Some(compiled)) = self.attempt(planner, &other, now_compiling, &mut search)
+            else {
                 continue;
             };
             if compiled.profile.total_seconds < best.1.profile.total_seconds {
@@ -285,12 +310,12 @@ impl TrainingJob {
         let target = &choice.variant.target;
         let Compiled { memory, profile, compile_seconds, cached, .. } = compiled;
         let step = time::of(&profile);
-        let figures = self.figures(target, step);
+        let figures = self.figures(target, &choice.variant.config, step);
         let chips = target.chips as f64;
         let energy = energy::of_chips(target.chip, chips, &figures.step, figures.tokens_per_second);
         let rental = Rental {
             // Half of what lies between two checkpoints, on average.
-            lost_seconds: self.config.checkpoint.every as f64 / 2.0 * figures.step.seconds,
+            lost_seconds: self.steps_between_checkpoints() / 2.0 * figures.step.seconds,
             egress_bytes: model_bytes,
             ..Rental::of(target, figures.total_seconds, figures.total_tokens)
         };
@@ -312,8 +337,8 @@ impl TrainingJob {
     }
 
     /// What follows from the time of a step.
-    pub fn figures(&self, target: &Target, step: Time) -> Figures {
-        let tokens_per_step = self.tokens_per_step();
+    pub fn figures(&self, target: &Target, config: &Config, step: Time) -> Figures {
+        let tokens_per_step = tokens_per_step(config);
         let tokens_per_second = tokens_per_step as f64 / step.seconds.max(f64::MIN_POSITIVE);
         let trained = match &self.config.lora {
             Some(_) => Trained::Lora { adapter_parameters: 0 },
@@ -332,6 +357,10 @@ impl TrainingJob {
             total_seconds: total_tokens / tokens_per_second,
         }
     }
+}
+
+fn tokens_per_step(config: &Config) -> u64 {
+    (config.training.batch_size * config.data.sequence_length) as u64
 }
 
 impl Choice {
@@ -353,8 +382,10 @@ struct Search {
     misfit: Option<Misfit>,
     /// Everything that did not fit, in words.
     tried: Vec<String>,
-    /// How many times the formula's bytes a compiler wanted, at most.
+    /// How many times the formula's bytes a compiler wanted, the last time.
     factor: f64,
+    /// Other meshes and changes that the formula ruled out.
+    ruled_out: usize,
     /// Compilations that did not fit.
     attempts: usize,
     /// Of all weights, as they are held.
@@ -363,10 +394,13 @@ struct Search {
 
 impl Search {
     fn note(&mut self, variant: &Variant, misfit: Misfit) {
-        let asked = variant.changes.is_empty();
+        let asked = variant.is_as_asked();
         let what = if asked { "as asked for".to_string() } else { variant.changes.join(", ") };
         let line = format!("{what}: {}", misfit.sentence());
-        if !self.tried.contains(&line) {
+        // What no compiler was asked about is told once, and counted.
+        if !asked && !misfit.compiled {
+            self.ruled_out += 1;
+        } else if !self.tried.contains(&line) {
             self.tried.push(line);
         }
         // Later meshes need less: the last answer for what was asked for is the closest.
@@ -376,7 +410,8 @@ impl Search {
     }
 
     fn refuse(&mut self, choice: &Choice, needed: u64, available: u64) {
-        if !choice.variant.changes.is_empty() || self.misfit.is_some() {
+        if !choice.variant.is_as_asked() || self.misfit.is_some() {
+            self.ruled_out += 1;
             return;
         }
         let misfit = Misfit {
@@ -389,6 +424,26 @@ impl Search {
         };
         self.note(&choice.variant, misfit);
     }
+}
+
+/// A compiler of GPUs looks at all of the memory, of which a process gets a part.
+fn within(compiled: Compiled, target: &Target) -> Result<Compiled, Misfit> {
+    let needed = compiled.memory.needed_bytes;
+    match usable(target).filter(|_| target.plugin() == PluginKind::Cuda) {
+        Some(usable) if needed > usable => Err(Misfit {
+            reason: "beside what the driver and the collectives take".to_string(),
+            needed_bytes: Some(needed),
+            available_bytes: Some(usable),
+            compiled: true,
+        }),
+        _ => Ok(compiled),
+    }
+}
+
+/// What of a device's memory a step can have.
+fn usable(target: &Target) -> Option<u64> {
+    let all = target.memory_bytes_per_device()?;
+    Some(serve::engine::usable_bytes(target.plugin(), all))
 }
 
 fn model_bytes(inputs: &[Input]) -> f64 {

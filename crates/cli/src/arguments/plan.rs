@@ -80,7 +80,7 @@ Examples:
   fungible plan serve ./my-model --targets v6e,h100 --minimize time --html report.html
 
 A target is a chip with a number (v6e-8: rented whole, and split into instances as it is best), a chip
-alone (v6e: the smallest that does), or `all`. Steps are compiled for each; waiting times follow from them.";
+alone (v6e: as many as take the least chip time), or `all`. Steps are compiled for each; waiting times follow from them.";
 
 #[derive(Args, Debug)]
 #[command(after_help = SERVE_EXAMPLES)]

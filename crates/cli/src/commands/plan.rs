@@ -15,8 +15,9 @@ use plan::goal::Goal;
 use plan::price::{Kind, Wish};
 use plan::row::Row;
 use plan::serving::Ask;
-use runtime::CacheFolder;
-use runtime::chips::catalog;
+use runtime::chips::{self, catalog};
+use runtime::targets::TargetError;
+use runtime::{CacheFolder, Target};
 
 use crate::arguments::plan::{Minimize, PlanArguments, PlanCommand, PlanShared, Purchase};
 use crate::console::Progress;
@@ -100,4 +101,19 @@ fn rows(
     let rows = job.plan(&planner, targets, threads, deadline, &on_event);
     progress.clear();
     Ok(rows)
+}
+
+/// A chip with a number, as a question; one that nothing compiles for is left out when its turn comes.
+fn exactly(name: &str) -> Result<Ask, Failure> {
+    match name.parse::<Target>() {
+        Ok(target) => Ok(Ask::Exactly(target)),
+        Err(TargetError::NoCompiler { target, chip, description }) => match chips::find(chip) {
+            Some(chip) => Ok(Ask::NotCompiled(chip)),
+            None => {
+                let error = TargetError::NoCompiler { target, chip, description };
+                Err(Failure::usage(error.to_string()))
+            }
+        },
+        Err(error) => Err(Failure::usage(error.to_string())),
+    }
 }

@@ -200,6 +200,11 @@ fn train(
     }
     let mut runtime_options =
         RuntimeOptions::new(place.kind).with_cpu_devices(options.mesh.devices());
+    if place.kind == PluginKind::Cuda {
+        // As when serving, and as `plan` counts on.
+        let share = pjrt::Value::Float(serve::engine::GPU_MEMORY_SHARE);
+        runtime_options.client_options.push(("memory_fraction".to_string(), share));
+    }
     if let Some(launch) = launch {
         runtime_options = runtime_options.with_processes(launch, group);
     }

@@ -28,6 +28,8 @@ pub struct Measurer {
 /// A job under way in a process of its own, which ends when this is dropped.
 pub struct Measuring {
     child: Child,
+    /// What it says beside its answers.
+    errors: Option<std::thread::JoinHandle<String>>,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
     /// What the compiler says of the program.
@@ -82,8 +84,17 @@ impl Measurer {
         // One that has ended already is asked why when its answer is read.
         let _ = writeln!(input, "{text}");
         let output = BufReader::new(output);
+        // Read as it comes, or a process that says much would wait for its reader.
+        let errors = child.stderr.take().map(|mut errors| {
+            std::thread::spawn(move || {
+                let mut said = Vec::new();
+                let _ = errors.read_to_end(&mut said);
+                String::from_utf8_lossy(&said).into_owned()
+            })
+        });
         Ok(Measuring {
             child,
+            errors,
             input,
             output,
             memory: None,
@@ -168,8 +179,8 @@ impl Measuring {
         let _ = self.child.kill();
         let how = self.child.wait().map_or_else(|error| error.to_string(), |how| how.to_string());
         let mut said = String::new();
-        if let Some(mut errors) = self.child.stderr.take() {
-            let _ = errors.read_to_string(&mut said);
+        if let Some(errors) = self.errors.take() {
+            said = errors.join().unwrap_or_default();
         }
         let from = said.len().saturating_sub(TAIL_BYTES);
         let tail = said.get(from..).unwrap_or_default().trim().replace('\n', " ");

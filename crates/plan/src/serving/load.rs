@@ -47,10 +47,16 @@ pub struct AtLoad {
     pub tpot_seconds: f64,
     /// Sequences that decode together, on average.
     pub rows: f64,
+    /// Of the time in which one prompt at a time can be worked on, what is used.
+    pub queue_share: f64,
     /// Of the device's time: prompts, and all.
     pub prompt_share: f64,
     pub busy_share: f64,
 }
+
+/// Of the time that prompts and what runs between their chunks may take, and of an answer's wait for those
+/// before it: beyond, waiting grows without end, and no estimate is good enough to plan with it.
+const BUSY_MAX: f64 = 0.9;
 
 /// Halvings in searches: far below what any figure here is good for.
 const HALVINGS: usize = 60;
@@ -94,9 +100,19 @@ pub fn at(steps: &impl Steps, shape: &Shape, requests_per_second: f64) -> Option
         ttft_seconds: waits + beside / 2.0 + work,
         tpot_seconds,
         rows,
+        queue_share: busy,
         prompt_share: prompts,
         busy_share: (prompts + decoding * (1.0 - prompts)).min(1.0),
     })
+}
+
+/// Whether a server could stay at a load: prompts are not too close to all that it can do, and chance
+/// seldom brings more sequences than it has room for. Their number varies by its square root; twice that
+/// is left free.
+fn lasts(load: &AtLoad, shape: &Shape) -> bool {
+    // A server of one at a time is full with one; its others wait with the prompts.
+    let room = if shape.rows_max <= 1.0 { load.rows } else { load.rows + 2.0 * load.rows.sqrt() };
+    load.queue_share <= BUSY_MAX && room <= shape.rows_max
 }
 
 /// Whether it is as was promised.
@@ -109,7 +125,9 @@ pub fn meets(load: &AtLoad, objectives: &Objectives) -> bool {
 /// The most requests a second that a server answers as promised; nothing if it does not even for one
 /// request at a time.
 pub fn most(steps: &impl Steps, shape: &Shape, objectives: &Objectives) -> Option<AtLoad> {
-    let good = |rate: f64| at(steps, shape, rate).filter(|load| meets(load, objectives));
+    let good = |rate: f64| {
+        at(steps, shape, rate).filter(|load| lasts(load, shape) && meets(load, objectives))
+    };
     // A request an hour finds nobody else there.
     let mut best = good(1.0 / 3600.0)?;
     let mut high = 1.0 / steps.prompt_seconds().max(1e-9);
@@ -177,9 +195,22 @@ mod tests {
 
     #[test]
     fn room_for_few_sequences_bounds_the_load() {
-        let few = Shape { rows_max: 2.0, ..SHAPE };
+        let few = Shape { rows_max: 8.0, ..SHAPE };
         let load = most(&Some10, &few, &Objectives::default()).unwrap();
-        assert!(load.rows <= 2.0 + 1e-9 && load.rows > 1.99, "{load:?}");
+        // 4 and twice its root are 8.
+        assert!((load.rows - 4.0).abs() < 1e-6, "{load:?}");
         assert_eq!(at(&Some10, &few, 10.0), None);
+        // Room for one is used by one at a time.
+        let one = Shape { rows_max: 1.0, ..SHAPE };
+        let load = most(&Some10, &one, &Objectives::default()).unwrap();
+        assert!(load.rows <= 1.0 && load.requests_per_second > 0.5, "{load:?}");
+    }
+
+    #[test]
+    fn without_promises_waiting_is_still_bounded() {
+        let short = Shape { output: 1.0, rows_max: 64.0 };
+        let load = most(&Some10, &short, &Objectives::default()).unwrap();
+        assert!((load.queue_share - BUSY_MAX).abs() < 1e-6, "{load:?}");
+        assert!(load.ttft_seconds < 1.0, "{load:?}");
     }
 }

@@ -38,7 +38,7 @@ impl TrainingJob {
             speed => speed?,
         };
         let step = measured_time(&speed.step, &speed.how);
-        let figures = self.figures(target, step);
+        let figures = self.figures(target, &config, step);
         let rental = Rental::of(target, figures.total_seconds, figures.total_tokens);
         let memory = Memory {
             other_argument_bytes: speed.memory.argument_bytes,

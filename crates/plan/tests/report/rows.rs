@@ -117,6 +117,7 @@ pub fn training(target: &str, days: f64, dollars: Option<f64>) -> Planned {
 /// With so long an answer's first token.
 pub fn serving(target: &str, ttft_seconds: f64, meets: bool) -> Planned {
     let load = |factor: f64| AtLoad {
+        queue_share: 0.3,
         requests_per_second: 10.0,
         ttft_seconds: ttft_seconds * factor,
         tpot_seconds: 0.01 * factor,

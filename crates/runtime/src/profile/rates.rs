@@ -37,8 +37,7 @@ impl Rates {
             peak_memory_bytes_per_second: chip.memory_bandwidth_bytes_per_second / devices,
             clock_hertz: chip.clock_hertz,
             bf16_flops_per_second,
-            f32_flops_per_second: gpu
-                .map_or(bf16_flops_per_second, vector_flops_per_second),
+            f32_flops_per_second: gpu.map_or(bf16_flops_per_second, vector_flops_per_second),
             reached: Efficiency::of(chip),
             cores: gpu.map(|gpu| f64::from(gpu.cores)),
         };

@@ -5,7 +5,7 @@ use llm::programs::ProgramOptions;
 use plan::each::Job;
 use plan::serving::load::Objectives;
 use plan::serving::{Ask, ServingJob};
-use runtime::chips::chips;
+use runtime::chips::{Chip, chips};
 use runtime::{CacheFolder, PluginKind};
 use serve::engine::ShapesWish;
 
@@ -14,7 +14,7 @@ use crate::arguments::plan::{PlanServeArguments, PlanShared};
 use crate::arguments::serve::Quantization;
 use crate::console::Progress;
 use crate::failure::{Failure, Outcome};
-use crate::{engine, model, open};
+use crate::{engine, model};
 
 pub fn run(arguments: &PlanServeArguments) -> Outcome {
     let shared = &arguments.shared;
@@ -81,20 +81,23 @@ fn title(arguments: &PlanServeArguments) -> String {
     title
 }
 
+fn any(chip: &'static Chip) -> Ask {
+    if chip.plugin.is_some() { Ask::Any(chip) } else { Ask::NotCompiled(chip) }
+}
+
 /// Chips with a number, chips alone, or all that there are compilers for.
 fn asks(shared: &PlanShared) -> Result<Vec<Ask>, Failure> {
     let mut asks = Vec::new();
     for name in shared.targets.iter().map(|name| name.trim()) {
         if name == "all" {
-            let compiled =
-                |kind: Option<PluginKind>| kind.is_some_and(|kind| kind != PluginKind::Cpu);
-            asks.extend(chips().iter().filter(|chip| compiled(chip.plugin)).map(Ask::Any));
+            let rented = chips().iter().filter(|chip| chip.plugin != Some(PluginKind::Cpu));
+            asks.extend(rented.map(any));
             continue;
         }
         match chips().iter().find(|chip| chip.name == name && chip.plugin != Some(PluginKind::Cpu))
         {
-            Some(chip) => asks.push(Ask::Any(chip)),
-            None => asks.push(Ask::Exactly(open::target(name)?)),
+            Some(chip) => asks.push(any(chip)),
+            None => asks.push(super::exactly(name)?),
         }
     }
     Ok(asks)

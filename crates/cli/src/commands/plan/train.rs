@@ -9,12 +9,11 @@ use plan::serving::Ask;
 use plan::training::TrainingJob;
 use runtime::CacheFolder;
 
-use super::{page, rows, show, wish};
+use super::{exactly, page, rows, show, wish};
 use crate::arguments::plan::PlanTrainArguments;
 use crate::commands::train::target::model_config;
 use crate::console::{Progress, short_number};
 use crate::failure::{Failure, Outcome};
-use crate::open;
 
 /// What a shape is trained with if nothing else is said: what pre-training of such models is compared by.
 const OF_A_SHAPE: [&str; 4] = [
@@ -34,7 +33,7 @@ pub fn run(arguments: &PlanTrainArguments) -> Outcome {
         ));
     }
     // Every name is checked before the first compiler starts.
-    let target = |name: &String| open::target(name.trim()).map(Ask::Exactly);
+    let target = |name: &String| exactly(name.trim());
     let asks: Vec<Ask> = shared.targets.iter().map(target).collect::<Result<_, _>>()?;
     let config = config(arguments)?;
     let progress = Progress::new();
