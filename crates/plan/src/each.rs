@@ -18,8 +18,8 @@ const COMPILER_BYTES: u64 = 5 << 30;
 
 /// What is planned.
 pub enum Job {
-    Training(TrainingJob),
-    Serving(ServingJob),
+    Training(Box<TrainingJob>),
+    Serving(Box<ServingJob>),
 }
 
 /// Why a target has no verdict.

@@ -229,13 +229,8 @@ impl ServingJob {
             available_bytes: None,
             compiled: false,
         });
-        let mut attempts = 0;
-        for way in self.ways(ask, options) {
-            if attempts >= ATTEMPTS {
-                break;
-            }
+        for way in self.ways(ask, options).into_iter().take(ATTEMPTS) {
             let instance = Instance::new(self, &way.target, &way.options);
-            attempts += 1;
             match instance.compile(planner, now_compiling)? {
                 Outcome::Fits(fits) => {
                     let target = &way.target;

@@ -42,7 +42,7 @@ pub fn run(arguments: &PlanServeArguments) -> Outcome {
     let name = arguments.model.clone();
     let sizes = model.clone();
     let panels = move || panels(&name, &sizes, quantization).map_err(|error| error.to_string());
-    let job = Job::Serving(ServingJob {
+    let job = Job::Serving(Box::new(ServingJob {
         model,
         options: Box::new(options),
         panels: Box::new(panels),
@@ -56,7 +56,7 @@ pub fn run(arguments: &PlanServeArguments) -> Outcome {
         objectives: Objectives { ttft_seconds: arguments.ttft, tpot_seconds: arguments.tpot },
         requests_per_second: arguments.qps,
         wish,
-    });
+    }));
     let rows = rows(&job, &asks, shared, None, &progress)?;
     let title = title(arguments);
     show::all(&title, &rows, shared)

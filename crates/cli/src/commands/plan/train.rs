@@ -45,7 +45,7 @@ pub fn run(arguments: &PlanTrainArguments) -> Outcome {
     );
     let job = TrainingJob { config, model, tokens: arguments.tokens, wish };
     let title = format!("{title}, {} tokens in all", short_number(job.total_tokens()));
-    let rows = rows(&Job::Training(job), &asks, shared, deadline, &progress)?;
+    let rows = rows(&Job::Training(Box::new(job)), &asks, shared, deadline, &progress)?;
     show::all(&title, &rows, shared)
 }
 
