@@ -112,7 +112,7 @@ fn a_run_is_planned_for_several_targets() {
     again.arg("train").arg(&file).args(["--targets", "v6e-4,v5e-4", "--tokens", "1B"]);
     let text = run(&mut again).success();
     assert_eq!(text.matches("kept from before").count(), 2, "{text}");
-    assert!(text.contains("$/M tokens") && text.contains("compiled and estimated"), "{text}");
+    assert!(text.contains("$/M tokens") && text.contains("Compiled and estimated"), "{text}");
 }
 
 #[test]
