@@ -1,5 +1,6 @@
 //! Every command and flag, declared once: name, help, default, parsing.
 
+pub mod chips;
 pub mod plan;
 pub mod quickstart;
 pub mod serve;
@@ -59,7 +60,7 @@ pub enum Command {
     /// Say which chip a job should run on, and what it will cost, before anything is rented
     Plan(plan::PlanArguments),
     /// Show the catalog of chips: memory, peaks, links, power, prices, and where each figure is from
-    Chips(ChipsArguments),
+    Chips(chips::ChipsArguments),
     /// Show plugins, devices, caches, targets, and how to get what is missing
     Doctor(DoctorArguments),
     /// Install and list plugins
@@ -521,33 +522,6 @@ pub struct ProfileArguments {
     pub hlo: Option<PathBuf>,
     #[command(flatten)]
     pub show: ProfileShow,
-}
-
-/// A file of one's own over the built-in catalog of chips.
-#[derive(Args, Clone, Debug)]
-pub struct CatalogArguments {
-    /// Take figures, chips and prices of this file over the built-in catalog
-    #[arg(long, env = "FUNGIBLE_CHIPS", value_name = "FILE")]
-    pub catalog: Option<PathBuf>,
-}
-
-#[derive(Args, Debug)]
-#[command(after_help = "\
-Examples:
-  fungible chips
-  fungible chips h100
-  fungible chips --json
-  fungible chips --catalog ours.toml
-Names are a chip and a number of chips, never cores: v5p-8 and tpu7x-8 are eight chips, where Google's \
-own names of that spelling are four. docs/chips.md says how a file of one's own looks.")]
-pub struct ChipsArguments {
-    /// Show everything about one chip, such as h100
-    pub chip: Option<String>,
-    #[command(flatten)]
-    pub catalog: CatalogArguments,
-    /// Print one JSON object instead of tables
-    #[arg(long)]
-    pub json: bool,
 }
 
 #[derive(Args, Debug)]

@@ -166,7 +166,7 @@ pub struct PlanShared {
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
     #[command(flatten)]
-    pub catalog: super::CatalogArguments,
+    pub catalog: super::chips::CatalogArguments,
     /// Print one JSON object instead of text
     #[arg(long)]
     pub json: bool,

@@ -4,7 +4,7 @@ use runtime::chips::{self, Basis, Chip, Figure, Hosting, Price, PriceRange, Prov
 use runtime::{PluginKind, targets};
 use serde_json::{Value, json};
 
-use crate::arguments::ChipsArguments;
+use crate::arguments::chips::ChipsArguments;
 use crate::console::{self, BOLD, styled};
 use crate::failure::{Failure, Outcome};
 
