@@ -7,6 +7,7 @@
 
 pub mod answer;
 mod depth;
+mod drawn;
 mod estimate;
 mod job;
 mod machine;
@@ -26,6 +27,8 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use answer::peak_bytes;
 pub use depth::Depths;
+pub use drawn::Drawn;
+pub(crate) use drawn::words as drawn_words;
 pub use estimate::Estimate;
 pub use memory::{HostMemory, ServeMemory};
 pub use process::Measurer;

@@ -5,7 +5,7 @@ use runtime::Target;
 use runtime::chips::{Basis, Chip, Price, Provider, Purchase, catalog};
 use serde::Serialize;
 
-use crate::row::{Money, MoneyPart, OfferCost};
+use crate::row::{Money, MoneyPart, OfferCost, RunTime};
 
 const SECONDS_PER_HOUR: f64 = 3600.0;
 
@@ -110,24 +110,29 @@ impl Rental {
 
 /// What a rental costs at every offer, and in detail at the cheapest that is wished for.
 pub fn money(chip: &Chip, rental: &Rental, wish: &Wish) -> Money {
-    let mut costs: Vec<(Price, Vec<MoneyPart>, f64)> = chip
-        .prices
-        .iter()
-        .filter(|price| wish.provider.as_ref().is_none_or(|wanted| *wanted == price.provider))
-        .filter_map(|price| {
-            let parts = parts(price, &provider(&price.provider), rental)?;
-            let total = parts.iter().map(|part| part.dollars).sum();
-            Some((price.clone(), parts, total))
-        })
-        .collect();
+    let of_provider =
+        |price: &&Price| wish.provider.as_ref().is_none_or(|wanted| *wanted == price.provider);
+    let mut costs: Vec<(&Price, Bill, f64)> = Vec::new();
+    let mut lost: Vec<&Price> = Vec::new();
+    for price in chip.prices.iter().filter(of_provider) {
+        match bill(price, &provider(&price.provider), rental) {
+            Some(bill) => {
+                let total = bill.parts.iter().map(|part| part.dollars).sum();
+                costs.push((price, bill, total));
+            }
+            None => lost.push(price),
+        }
+    }
     costs.sort_by(|a, b| a.2.total_cmp(&b.2));
     let per_million = |dollars: f64| dollars / rental.tokens * 1e6;
     let best = costs.iter().find(|(price, ..)| Kind::of(&price.purchase) == wish.purchase);
     Money {
         offer: best.map(|(price, ..)| Offer::of(price)),
+        no_offer: best.is_none().then(|| no_offer(chip, wish, &lost)),
         dollars_per_million_tokens: best.map(|&(.., total)| per_million(total)),
         total_dollars: best.map(|&(.., total)| total),
-        parts: best.map(|(_, parts, _)| parts.clone()).unwrap_or_default(),
+        parts: best.map(|(_, bill, _)| bill.parts.clone()).unwrap_or_default(),
+        run: best.filter(|_| rental.ends).map(|(_, bill, _)| bill.run.clone()),
         offers: costs
             .iter()
             .take(OFFERS)
@@ -136,16 +141,46 @@ pub fn money(chip: &Chip, rental: &Rental, wish: &Wish) -> Money {
                 dollars_per_million_tokens: per_million(*total),
             })
             .collect(),
+        left_out: lost.into_iter().map(left_out).collect(),
     }
+}
+
+/// Why nothing that is wished for can be had.
+fn no_offer(chip: &Chip, wish: &Wish, lost: &[&Price]) -> String {
+    let kind = wish.purchase.name();
+    if let Some(price) = lost.iter().find(|price| Kind::of(&price.purchase) == wish.purchase) {
+        return format!("no {kind} for so long at {}", price.provider);
+    }
+    match &wish.provider {
+        _ if chip.prices.is_empty() => "none known".to_string(),
+        Some(provider) => format!("no {kind} price of {} at {provider}", chip.name),
+        None => format!("no {kind} price of {}", chip.name),
+    }
+}
+
+/// A price at which machines are taken away faster than the work gets ahead.
+fn left_out(price: &Price) -> String {
+    let region = price.region.as_ref().map(|region| format!(" in {region}")).unwrap_or_default();
+    format!(
+        "{} at {}{region}: so many hosts would be taken away faster than the run gets ahead; save more often (`checkpoint.every`) or take fewer",
+        price.purchase, price.provider
+    )
 }
 
 fn provider(name: &str) -> Provider {
     catalog().provider(name)
 }
 
-/// What a rental is made of at a price, the largest first; nothing where machines are taken away faster
-/// than the work gets ahead.
-fn parts(price: &Price, provider: &Provider, rental: &Rental) -> Option<Vec<MoneyPart>> {
+/// What a rental comes to at a price.
+struct Bill {
+    /// The largest first.
+    parts: Vec<MoneyPart>,
+    run: RunTime,
+}
+
+/// What a rental comes to at a price; nothing where machines are taken away faster than the work gets
+/// ahead.
+fn bill(price: &Price, provider: &Provider, rental: &Rental) -> Option<Bill> {
     let an_hour = rental.chips as f64 * price.dollars_per_chip_hour;
     let of = |seconds: f64| seconds / SECONDS_PER_HOUR * an_hour;
     let assumed = |basis: &Basis| basis.assumed;
@@ -155,6 +190,11 @@ fn parts(price: &Price, provider: &Provider, rental: &Rental) -> Option<Vec<Mone
         assumed: price.basis.assumed,
     }];
     let startup = provider.startup_seconds.as_ref();
+    let mut run = RunTime {
+        work_seconds: rental.seconds,
+        startup_seconds: startup.map_or(0.0, |startup| startup.value),
+        ..RunTime::default()
+    };
     if rental.ends
         && let Some(startup) = startup
     {
@@ -174,9 +214,11 @@ fn parts(price: &Price, provider: &Provider, rental: &Rental) -> Option<Vec<Mone
         if share >= 1.0 {
             return None;
         }
+        run.lost_seconds = rental.seconds * share / (1.0 - share);
+        run.preemptions = (rental.seconds + run.lost_seconds) * per_second;
         parts.push(MoneyPart {
             name: "work and time lost to preemptions".to_string(),
-            dollars: of(rental.seconds * share / (1.0 - share)),
+            dollars: of(run.lost_seconds),
             assumed: assumed(&rate.basis),
         });
     }
@@ -190,7 +232,7 @@ fn parts(price: &Price, provider: &Provider, rental: &Rental) -> Option<Vec<Mone
         });
     }
     parts.sort_by(|a, b| b.dollars.total_cmp(&a.dollars));
-    Some(parts)
+    Some(Bill { parts, run })
 }
 
 #[cfg(test)]
@@ -232,7 +274,7 @@ mod tests {
     };
 
     fn dollars(purchase: Purchase, provider: &Provider) -> Option<Vec<(String, i64)>> {
-        let parts = parts(&price(purchase), provider, &RENTAL)?;
+        let parts = bill(&price(purchase), provider, &RENTAL)?.parts;
         Some(parts.into_iter().map(|part| (part.name, part.dollars.round() as i64)).collect())
     }
 
@@ -251,5 +293,47 @@ mod tests {
         assert_eq!(spot[1], name("work and time lost to preemptions", 107));
         // With four times as many, nothing is left of an hour.
         assert_eq!(dollars(Purchase::Spot, &here(2.0)), None);
+    }
+
+    #[test]
+    fn a_run_takes_longer_than_its_steps() {
+        let run = |purchase| bill(&price(purchase), &here(0.5), &RENTAL).unwrap().run;
+        let kept = run(Purchase::OnDemand);
+        assert_eq!(kept.seconds(), 36_600.0);
+        assert_eq!((kept.lost_seconds, kept.preemptions), (0.0, 0.0));
+        // Two hosts, each gone every other hour; five minutes of work and ten of starting each time: of
+        // an hour three quarters are work, so ten take thirteen and a third.
+        let spot = run(Purchase::Spot);
+        assert!((spot.lost_seconds - 12_000.0).abs() < 1e-6, "{spot:?}");
+        assert!((spot.preemptions - 48_000.0 / 3600.0).abs() < 1e-9, "{spot:?}");
+        assert!((spot.seconds() - 48_600.0).abs() < 1e-6, "{spot:?}");
+        // A server has no end to wait for.
+        let chip = runtime::chips::find("v5e").unwrap();
+        let stays = Rental { ends: false, ..RENTAL };
+        assert!(money(chip, &stays, &Wish::default()).run.is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_bought_is_told() {
+        let chip = runtime::chips::find("v5e").unwrap();
+        let wish = |purchase, provider: Option<&str>| Wish {
+            purchase,
+            provider: provider.map(ToString::to_string),
+        };
+        let found = |rental: &Rental, wish: Wish| money(chip, rental, &wish);
+        let none = found(&RENTAL, wish(Kind::Spot, Some("aws")));
+        assert_eq!(none.no_offer.as_deref(), Some("no spot price of v5e at aws"));
+        assert!(none.offer.is_none() && none.left_out.is_empty());
+        let some = found(&RENTAL, wish(Kind::OnDemand, None));
+        assert!(some.offer.is_some() && some.no_offer.is_none());
+        // A run that is never saved, on very many hosts.
+        let endless = Rental { hosts: 100_000, lost_seconds: 1e7, ..RENTAL };
+        let lost = found(&endless, wish(Kind::Spot, None));
+        assert_eq!(lost.no_offer.as_deref(), Some("no spot for so long at gcp"));
+        assert!(lost.left_out[0].starts_with("spot at gcp"), "{:?}", lost.left_out);
+        let mut bare = chip.clone();
+        bare.prices.clear();
+        let unknown = money(&bare, &RENTAL, &wish(Kind::OnDemand, None));
+        assert_eq!(unknown.no_offer.as_deref(), Some("none known"));
     }
 }

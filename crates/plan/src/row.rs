@@ -148,14 +148,40 @@ pub struct NotEstimated {
 pub struct Money {
     /// The offer that the figures below are for: the cheapest of the kind that was asked for.
     pub offer: Option<Offer>,
+    /// Why there is none, such as `no spot price of v5e at aws`.
+    pub no_offer: Option<String>,
     /// Training: of the tokens trained on. Serving: of those generated, when all is charged to them.
     pub dollars_per_million_tokens: Option<f64>,
     /// Training: of the whole run. Serving: of an hour of the whole deployment.
     pub total_dollars: Option<f64>,
     /// What the total is made of, the largest first.
     pub parts: Vec<MoneyPart>,
+    /// How long the run takes at the offer; nothing of a server, which stays.
+    pub run: Option<RunTime>,
     /// All offers, by what the job costs there.
     pub offers: Vec<OfferCost>,
+    /// Prices that are of no use for the job, and why.
+    pub left_out: Vec<String>,
+}
+
+/// How long a run takes at an offer, from asking for machines to the last step: what is expected, where
+/// chance has a part in it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct RunTime {
+    /// Of the steps alone.
+    pub work_seconds: f64,
+    /// Until the first of them.
+    pub startup_seconds: f64,
+    /// Steps that are done again, and starting again, when spot machines are taken back.
+    pub lost_seconds: f64,
+    /// How often that happens.
+    pub preemptions: f64,
+}
+
+impl RunTime {
+    pub fn seconds(&self) -> f64 {
+        self.work_seconds + self.startup_seconds + self.lost_seconds
+    }
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -187,10 +213,16 @@ impl Planned {
             Goal::Cost => self.money.dollars_per_million_tokens,
             Goal::Energy => self.energy.kilowatt_hours_per_million_tokens,
             Goal::Time => Some(match &self.job {
-                JobFigures::Training(figures) => figures.total_seconds,
+                JobFigures::Training(figures) => self.run_seconds(figures),
                 JobFigures::Serving(figures) => figures.answer_seconds(),
             }),
         }
+    }
+
+    /// How long a run takes, with starting up and what spot capacity loses where an offer is known; its
+    /// steps alone where none is.
+    pub fn run_seconds(&self, figures: &crate::training::Figures) -> f64 {
+        self.money.run.as_ref().map_or(figures.total_seconds, RunTime::seconds)
     }
 
     /// Whether its times were measured on this machine; else they are estimates.
@@ -218,6 +250,23 @@ impl Energy {
 }
 
 impl Verdict {
+    /// Takes another plan of the same training step instead of its own, if that is quicker; says whether
+    /// it was.
+    pub fn replace_if_quicker(&mut self, other: Planned) -> bool {
+        let (Verdict::Fits { plan } | Verdict::FitsChanged { plan, .. }) = self else {
+            return false;
+        };
+        let step = |plan: &Planned| match &plan.job {
+            JobFigures::Training(figures) => figures.step.seconds,
+            JobFigures::Serving(_) => f64::INFINITY,
+        };
+        let quicker = step(&other) < step(plan);
+        if quicker {
+            **plan = other;
+        }
+        quicker
+    }
+
     pub fn planned(&self) -> Option<&Planned> {
         match self {
             Verdict::Fits { plan } | Verdict::FitsChanged { plan, .. } => Some(plan),

@@ -17,8 +17,9 @@ use serde::Serialize;
 use serve::engine::ShapesWish;
 
 use crate::compile::{CompileError, Planner};
+use crate::each::News;
 use crate::energy;
-use crate::here::{self, HereError};
+use crate::here::{self, Drawn, HereError};
 use crate::price::{self, Rental, Wish};
 use crate::row::{Energy, JobFigures, Memory, Misfit, Planned, Time, Verdict};
 use instance::{Instance, Outcome};
@@ -134,7 +135,7 @@ impl ServingJob {
         &self,
         planner: &Planner,
         ask: &Ask,
-        now_compiling: &dyn Fn(&str),
+        tell: &dyn Fn(News<'_>),
     ) -> Result<Verdict, ServingError> {
         let (chip, most_chips) = match ask {
             Ask::Exactly(target) => (target.chip, target.chips),
@@ -147,7 +148,7 @@ impl ServingJob {
         };
         planner.plugin(&smallest)?;
         if smallest.plugin() == PluginKind::Cpu {
-            return self.plan_here(planner, ask, &smallest, now_compiling);
+            return self.plan_here(planner, ask, &smallest, tell);
         }
         let options = (self.options)(smallest.plugin()).map_err(ServingError::Options)?;
         let mut misfit = None;
@@ -156,7 +157,7 @@ impl ServingJob {
         let mut best: Option<(Planned, bool)> = None;
         for candidate in candidates.iter().take(ATTEMPTS) {
             let instance = Instance::new(self, &candidate.target, &options);
-            match instance.compile(planner, now_compiling)? {
+            match instance.compile(planner, tell)? {
                 Outcome::Fits(fits) => {
                     let (planned, good) = match self.planned(ask, &candidate.target, *fits) {
                         Ok(planned) => planned,
@@ -181,7 +182,7 @@ impl ServingJob {
         }
         match best {
             Some((plan, _)) => Ok(Verdict::Fits { plan: Box::new(plan) }),
-            None => self.larger(planner, ask, &options, misfit, tried, now_compiling),
+            None => self.larger(planner, ask, &options, misfit, tried, tell),
         }
     }
 
@@ -190,23 +191,20 @@ impl ServingJob {
         planner: &Planner,
         ask: &Ask,
         target: &Target,
-        now_compiling: &dyn Fn(&str),
+        tell: &dyn Fn(News<'_>),
     ) -> Result<Verdict, ServingError> {
         if matches!(ask, Ask::Exactly(target) if target.chips > 1) {
             return Ok(Verdict::Skipped {
                 reason: "virtual devices share one processor: plan for `cpu`".to_string(),
             });
         }
-        match self.measure(planner, target, now_compiling)? {
+        match self.measure(planner, target, tell)? {
             None => Ok(Verdict::Skipped { reason: here::NO_MEASURER.to_string() }),
             Some(Outcome::DoesNotFit(misfit)) => {
                 Ok(Verdict::DoesNotFit { misfit, tried: Vec::new() })
             }
             Some(Outcome::Fits(fits)) => match self.planned(ask, target, *fits) {
-                Ok((mut plan, _)) => {
-                    plan.energy = Energy::unknown_here();
-                    Ok(Verdict::Fits { plan: Box::new(plan) })
-                }
+                Ok((plan, _)) => Ok(Verdict::Fits { plan: Box::new(plan) }),
                 Err(misfit) => Ok(Verdict::DoesNotFit { misfit, tried: Vec::new() }),
             },
         }
@@ -220,7 +218,7 @@ impl ServingJob {
         options: &ProgramOptions,
         misfit: Option<Misfit>,
         mut tried: Vec<String>,
-        now_compiling: &dyn Fn(&str),
+        tell: &dyn Fn(News<'_>),
     ) -> Result<Verdict, ServingError> {
         let misfit = misfit.unwrap_or_else(|| Misfit {
             reason: "the model's heads and hidden layer cannot be split over so many devices"
@@ -229,9 +227,10 @@ impl ServingJob {
             available_bytes: None,
             compiled: false,
         });
+        tell(News::DoesNotFit(&misfit));
         for way in self.ways(ask, options).into_iter().take(ATTEMPTS) {
             let instance = Instance::new(self, &way.target, &way.options);
-            match instance.compile(planner, now_compiling)? {
+            match instance.compile(planner, tell)? {
                 Outcome::Fits(fits) => {
                     let target = &way.target;
                     let planned = self.planned(&Ask::Exactly(*target), target, *fits);
@@ -357,8 +356,17 @@ impl ServingJob {
         instance: &Target,
         fits: instance::Fits,
     ) -> Result<(Planned, bool), Misfit> {
-        let instance::Fits { steps, memory, pages, page, rows_max, compile_seconds, cached, notes } =
-            fits;
+        let instance::Fits {
+            steps,
+            memory,
+            pages,
+            page,
+            rows_max,
+            compile_seconds,
+            cached,
+            drawn,
+            notes,
+        } = fits;
         let shape = self.shape(rows_max);
         let capacity = most(&steps, &shape, &self.objectives);
         // Where nothing is as promised: what it would be with one request at a time.
@@ -419,7 +427,7 @@ impl ServingJob {
         for part in &mut money.parts {
             part.dollars *= instances as f64;
         }
-        let energy = self.energy(instance, &figures);
+        let energy = self.energy(instance, &figures, drawn.as_ref());
         let planned = Planned {
             target: instance.to_string(),
             chips: instance.chips,
@@ -437,16 +445,18 @@ impl ServingJob {
         Ok((planned, good))
     }
 
-    fn energy(&self, instance: &Target, figures: &Figures) -> Energy {
-        let chips = instance.chips as f64;
-        let rate = figures.load.requests_per_second * self.output as f64;
-        let mut energy = energy::of_chips(instance.chip, chips, &figures.decode, rate);
-        let busy = figures.load.busy_share;
-        energy.kilowatt_hours_per_million_tokens =
-            energy.kilowatt_hours_per_million_tokens.map(|hours| hours * busy);
-        energy.source =
-            format!("{}; {:.0} % of the time there is work", energy.source, busy * 100.0);
-        energy
+    /// Of one instance: it computes while there is work, but for what prompts and answers wait for links.
+    fn energy(&self, instance: &Target, figures: &Figures, drawn: Option<&Drawn>) -> Energy {
+        let load = &figures.load;
+        let rate = load.requests_per_second * self.output as f64;
+        let decode_share = (load.busy_share - load.prompt_share).max(0.0);
+        let busy = load.prompt_share * energy::computing_share(&figures.prefill)
+            + decode_share * energy::computing_share(&figures.decode);
+        match (drawn, instance.plugin()) {
+            (Some(drawn), _) => energy::of_meter(drawn, busy, rate),
+            (None, PluginKind::Cpu) => Energy::unknown_here(),
+            (None, _) => energy::of_chips(instance.chip, instance.chips as f64, busy, rate),
+        }
     }
 }
 

@@ -36,9 +36,11 @@ impl Entry<'_> {
     /// The target as a label: with a word where it is not what was asked for.
     pub fn name(&self) -> String {
         let Entry { row, plan, .. } = self;
-        let name = match plan.target == row.target || matches!(plan.job, JobFigures::Serving(_)) {
-            true if plan.changes.is_empty() => row.target.clone(),
-            _ => format!("{} (changed)", plan.target),
+        let name = match &plan.job {
+            _ if !plan.changes.is_empty() => format!("{} (changed)", plan.target),
+            // Of a chip alone, the number that was found; of a server the instances say it.
+            JobFigures::Training(_) => plan.target.clone(),
+            JobFigures::Serving(_) => row.target.clone(),
         };
         match plan.keeps_promises() {
             true => name,
@@ -54,10 +56,10 @@ impl Entry<'_> {
             Some(available) => percent(plan.memory.needed_bytes as f64 / available.max(1) as f64),
             None => gibibytes(plan.memory.needed_bytes),
         };
-        let price = plan.money.offer.as_ref().map_or_else(
-            || "none known".to_string(),
-            |offer| format!("{} ${:.2}/h", offer.provider, offer.dollars_per_chip_hour),
-        );
+        let offer = plan.money.offer.as_ref();
+        let offer =
+            offer.map(|offer| format!("{} ${:.2}/h", offer.provider, offer.dollars_per_chip_hour));
+        let price = offer.or_else(|| plan.money.no_offer.clone()).unwrap_or_default();
         let energy = figure(plan.energy.kilowatt_hours_per_million_tokens);
         match &plan.job {
             JobFigures::Training(figures) => {
@@ -65,19 +67,16 @@ impl Entry<'_> {
                 vec![
                     mark,
                     self.name(),
-                    plan.mesh.clone(),
-                    memory,
-                    format!(
-                        "{} ({})",
-                        milliseconds(step.seconds),
-                        range(step.low_seconds, Some(step.high_seconds))
-                    ),
+                    milliseconds(step.seconds),
+                    range(step.low_seconds, Some(step.high_seconds)),
                     short_number(figures.tokens_per_second_per_chip),
                     figures.mfu.map_or_else(|| "-".to_string(), percent),
-                    step.bound_by.clone(),
-                    duration(figures.total_seconds),
+                    duration(plan.run_seconds(figures)),
                     dollars(plan.money.dollars_per_million_tokens),
                     dollars(plan.money.total_dollars),
+                    step.bound_by.clone(),
+                    memory,
+                    plan.mesh.clone(),
                     energy,
                     price,
                 ]
@@ -86,25 +85,23 @@ impl Entry<'_> {
                 let serving::Figures { load, .. } = &**figures;
                 let ends = |of: fn(&serving::load::AtLoad) -> f64| {
                     let low = figures.quickest.as_ref().map_or(0.0, of);
-                    format!(
-                        "{} ({})",
-                        milliseconds(of(load)),
-                        range(low, figures.slowest.as_ref().map(of))
-                    )
+                    range(low, figures.slowest.as_ref().map(of))
                 };
                 vec![
                     mark,
                     self.name(),
                     format!("{} x {}", figures.instances, figures.instance),
-                    memory,
-                    ends(|load| load.ttft_seconds),
-                    ends(|load| load.tpot_seconds),
+                    milliseconds(load.ttft_seconds),
+                    milliseconds(load.tpot_seconds),
                     short_number(figures.output_tokens_per_second_per_chip),
-                    format!("{:.0} of {}", load.rows, figures.sequences_max),
-                    figures.decode.bound_by.clone(),
                     dollars(figures.dollars_per_million_input_tokens),
                     dollars(figures.dollars_per_million_output_tokens),
                     dollars(plan.money.total_dollars),
+                    figures.decode.bound_by.clone(),
+                    memory,
+                    format!("{:.0} of {}", load.rows, figures.sequences_max),
+                    ends(|load| load.ttft_seconds),
+                    ends(|load| load.tpot_seconds),
                     energy,
                     price,
                 ]
@@ -113,21 +110,23 @@ impl Entry<'_> {
     }
 }
 
-/// Names of the columns for such a job.
+/// Names of the columns for such a job, what decides first: a narrow terminal breaks the table after those
+/// that it has room for.
 pub fn heading(job: &JobFigures) -> &'static [&'static str] {
     match job {
         JobFigures::Training(_) => &[
             "",
             "target",
-            "mesh",
-            "memory",
-            "step (range)",
+            "step",
+            "range",
             "tokens/s/chip",
             "MFU",
-            "bound by",
             "run",
             "$/M tokens",
             "$ in all",
+            "bound by",
+            "memory",
+            "mesh",
             "kWh/M",
             "price",
         ],
@@ -135,25 +134,44 @@ pub fn heading(job: &JobFigures) -> &'static [&'static str] {
             "",
             "target",
             "instances",
-            "memory",
-            "TTFT (range)",
-            "TPOT (range)",
+            "TTFT",
+            "TPOT",
             "out tokens/s/chip",
-            "at once",
-            "bound by",
             "$/M in",
             "$/M out",
             "$/hour",
+            "bound by",
+            "memory",
+            "at once",
+            "TTFT range",
+            "TPOT range",
             "kWh/M out",
             "price",
         ],
     }
 }
 
-/// `120 ms to 150 ms`; without a high end it cannot keep up there.
+/// `120 to 150 ms`; without a high end it cannot keep up there.
 pub fn range(low: f64, high: Option<f64>) -> String {
-    match high {
-        Some(high) => format!("{} to {}", milliseconds(low), milliseconds(high)),
-        None => format!("{} to saturated", milliseconds(low)),
+    let low = milliseconds(low);
+    let Some(high) = high.map(milliseconds) else { return format!("{low} to saturated") };
+    // A unit that both have is said once.
+    match (low.split_once(' '), high.split_once(' ')) {
+        (Some((number, unit)), Some((_, other))) if unit == other => format!("{number} to {high}"),
+        _ => format!("{low} to {high}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_says_its_unit_once() {
+        assert_eq!(range(114.0, Some(182.61)), "114.0 to 182.6 s");
+        assert_eq!(range(0.05, Some(0.2)), "50.0 to 200 ms");
+        assert_eq!(range(5.0, Some(12.0)), "5000 ms to 12.0 s");
+        assert_eq!(range(0.05, None), "50.0 ms to saturated");
+        assert_eq!(range(0.05, Some(f64::INFINITY)), "50.0 ms to never");
     }
 }

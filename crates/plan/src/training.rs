@@ -3,12 +3,12 @@
 
 mod measured;
 mod mesh;
+mod others;
 mod variants;
-
-use std::time::Instant;
 
 use graph::{Input, Mesh, TraceError};
 use llm::ModelConfig;
+use runtime::chips::Chip;
 use runtime::{PluginKind, Purpose, Target};
 use serde::Serialize;
 use train::config::Config;
@@ -17,13 +17,15 @@ use train::setup::{SetupError, step_options};
 use train::step::{StepOptions, train_step};
 
 use crate::compile::{CompileError, Compiled, Planner, too_large};
+use crate::each::News;
 use crate::here::HereError;
 use crate::price::{self, Rental, Wish};
 use crate::row::{JobFigures, Misfit, Planned, Time, Verdict};
 use crate::{energy, time};
 pub(crate) use measured::{measured_time, misfit};
 use mesh::{Candidate, candidates};
-use variants::{Variant, variants};
+pub use others::Other;
+use variants::{Variant, sizes, variants};
 
 /// Compilations of one target until it is given up.
 const ATTEMPTS: usize = 4;
@@ -31,12 +33,12 @@ const ATTEMPTS: usize = 4;
 /// Of these, as it was asked for: what could be changed is to have its turn.
 const ATTEMPTS_AS_ASKED: usize = 2;
 
+/// Numbers of a chip that are compiled until one fits, where any number will do.
+const ATTEMPTS_OF_A_CHIP: usize = 3;
+
 /// Above this share of a device's memory the formula is believed without a compiler; it was seen to be
 /// off by less.
 const HOPELESS: f64 = 2.0;
-
-/// Meshes that are compiled at most where there is time for more than the one that looks best.
-const SHORTLIST: usize = 4;
 
 /// What is trained, and how much of it.
 pub struct TrainingJob {
@@ -94,8 +96,8 @@ impl TrainingJob {
         self.tokens.unwrap_or(of_steps)
     }
 
-    /// Plans for one target. `now_compiling` hears of each compilation before it begins; until
-    /// `deadline`, if there is one, other meshes are compiled beside the one that looks best.
+    /// Plans for one target, with the mesh that looks best; and what else could be compiled for it, where
+    /// there is time. `tell` hears of each compilation before it begins.
     ///
     /// # Errors
     /// What is no answer about the target: a config that makes no program, a compiler that crashes.
@@ -103,12 +105,11 @@ impl TrainingJob {
         &self,
         planner: &Planner,
         target: &Target,
-        deadline: Option<Instant>,
-        now_compiling: &dyn Fn(&str),
-    ) -> Result<Verdict, TrainingError> {
+        tell: &dyn Fn(News<'_>),
+    ) -> Result<(Verdict, Vec<Other>), TrainingError> {
         planner.plugin(target)?;
         if target.plugin() == PluginKind::Cpu {
-            return self.plan_here(planner, target, now_compiling);
+            return Ok((self.plan_here(planner, target, tell)?, Vec::new()));
         }
         let inputs = self.inputs(target)?;
         let mut search =
@@ -137,18 +138,9 @@ impl TrainingJob {
                     search.refuse(&choice, needed as u64, available);
                     continue;
                 }
-                match self.attempt(planner, &choice, now_compiling, &mut search)? {
-                    None => continue,
-                    Some(compiled) => {
-                        let best = self.shortlist(
-                            planner,
-                            (choice, compiled),
-                            &inputs,
-                            deadline,
-                            now_compiling,
-                        )?;
-                        return Ok(self.verdict(best, search));
-                    }
+                if let Some(compiled) = self.attempt(planner, &choice, tell, &mut search)? {
+                    let others = self.others(&choice, &inputs, search.model_bytes)?;
+                    return Ok((self.verdict(&choice, compiled, search), others));
                 }
             }
         }
@@ -165,7 +157,59 @@ impl TrainingJob {
                 search.ruled_out
             ));
         }
-        Ok(Verdict::DoesNotFit { misfit, tried })
+        Ok((Verdict::DoesNotFit { misfit, tried }, Vec::new()))
+    }
+
+    /// Plans for the fewest of a chip that the run fits on as it is: more of them cost as much for a
+    /// token at best. Where it fits on no number of them, for the most that it can be split over.
+    ///
+    /// # Errors
+    /// As [`TrainingJob::plan`].
+    pub fn plan_fewest(
+        &self,
+        planner: &Planner,
+        chip: &'static Chip,
+        tell: &dyn Fn(News<'_>),
+    ) -> Result<(Verdict, Vec<Other>), TrainingError> {
+        let targets: Vec<Target> = sizes(chip).collect();
+        let Some(smallest) = targets.first() else {
+            return Ok((
+                Verdict::Skipped { reason: format!("no number of {} is listed", chip.name) },
+                Vec::new(),
+            ));
+        };
+        planner.plugin(smallest)?;
+        let inputs = self.inputs(smallest)?;
+        let mut search =
+            Search { factor: 1.0, model_bytes: model_bytes(&inputs), ..Search::default() };
+        let mut most = smallest;
+        for target in &targets {
+            if search.attempts >= ATTEMPTS_OF_A_CHIP {
+                break;
+            }
+            let variant = Variant::as_asked(&self.config, target);
+            if !self.has_mesh(&variant, &inputs)? {
+                continue;
+            }
+            most = target;
+            let Some(usable) = usable(target) else { continue };
+            let fits =
+                |choice: &Choice| choice.candidate.bytes as f64 * search.factor <= usable as f64;
+            let choices = self.choices(&variant, &inputs, &mut Search::default())?;
+            let Some(choice) = choices.unwrap_or_default().into_iter().find(fits) else { continue };
+            if let Some(compiled) = self.attempt(planner, &choice, tell, &mut search)? {
+                let others = self.others(&choice, &inputs, search.model_bytes)?;
+                return Ok((self.verdict(&choice, compiled, search), others));
+            }
+        }
+        self.plan(planner, most, tell)
+    }
+
+    /// Whether model and batch can be split over a target's devices in any way.
+    fn has_mesh(&self, variant: &Variant, inputs: &[Input]) -> Result<bool, TrainingError> {
+        let target = &variant.target;
+        let base = step_options(&variant.config, &self.model, target.plugin(), Mesh::single())?;
+        Ok(!candidates(&self.model, &base, inputs, target).is_empty())
     }
 
     /// The step's arguments with their shapes, on whatever mesh.
@@ -244,11 +288,17 @@ impl TrainingJob {
         &self,
         planner: &Planner,
         choice: &Choice,
-        now_compiling: &dyn Fn(&str),
+        tell: &dyn Fn(News<'_>),
         search: &mut Search,
     ) -> Result<Option<Compiled>, TrainingError> {
         let target = &choice.variant.target;
-        now_compiling(&choice.describe());
+        if !choice.variant.is_as_asked()
+            && !std::mem::replace(&mut search.told, true)
+            && let Some(misfit) = &search.misfit
+        {
+            tell(News::DoesNotFit(misfit));
+        }
+        tell(News::Compiling(&choice.describe()));
         let program = train_step(&self.model, &choice.options)?.program;
         let compiled = planner.compile(&program, Purpose::Training, target)?;
         match compiled.and_then(|compiled| within(compiled, target)) {
@@ -265,39 +315,8 @@ impl TrainingJob {
         }
     }
 
-    /// Compiles other meshes too while there is time, and keeps the quickest.
-    fn shortlist(
-        &self,
-        planner: &Planner,
-        mut best: (Choice, Compiled),
-        inputs: &[Input],
-        deadline: Option<Instant>,
-        now_compiling: &dyn Fn(&str),
-    ) -> Result<(Choice, Compiled), TrainingError> {
-        let Some(deadline) = deadline else { return Ok(best) };
-        let variant = best.0.variant.clone();
-        let mut search = Search::default();
-        let others = self.choices(&variant, inputs, &mut search)?.unwrap_or_default();
-        let tried = best.0.candidate.mesh.clone();
-        let others = others.into_iter().filter(|other| other.candidate.mesh != tried);
-        for other in others.take(SHORTLIST - 1) {
-            if Instant::now() >= deadline {
-                break;
-            }
-            // What there is already is an answer, whatever becomes of the others.
-            let Ok(Some(compiled)) = self.attempt(planner, &other, now_compiling, &mut search)
-            else {
-                continue;
-            };
-            if compiled.profile.total_seconds < best.1.profile.total_seconds {
-                best = (other, compiled);
-            }
-        }
-        Ok(best)
-    }
-
-    fn verdict(&self, (choice, compiled): (Choice, Compiled), search: Search) -> Verdict {
-        let plan = Box::new(self.planned(&choice, compiled, search.model_bytes));
+    fn verdict(&self, choice: &Choice, compiled: Compiled, search: Search) -> Verdict {
+        let plan = Box::new(self.planned(choice, compiled, search.model_bytes));
         match search.misfit {
             Some(misfit) if !choice.variant.changes.is_empty() => {
                 Verdict::FitsChanged { misfit, plan }
@@ -312,7 +331,8 @@ impl TrainingJob {
         let step = time::of(&profile);
         let figures = self.figures(target, &choice.variant.config, step);
         let chips = target.chips as f64;
-        let energy = energy::of_chips(target.chip, chips, &figures.step, figures.tokens_per_second);
+        let busy = energy::computing_share(&figures.step);
+        let energy = energy::of_chips(target.chip, chips, busy, figures.tokens_per_second);
         let rental = Rental {
             // Half of what lies between two checkpoints, on average.
             lost_seconds: self.steps_between_checkpoints() / 2.0 * figures.step.seconds,
@@ -390,6 +410,8 @@ struct Search {
     attempts: usize,
     /// Of all weights, as they are held.
     model_bytes: f64,
+    /// Whether it was told that it does not fit.
+    told: bool,
 }
 
 impl Search {

@@ -1,4 +1,4 @@
-//! Figures of a plan as people read them, on a terminal or a page.
+//! Figures and errors as people read them, on a terminal or a page.
 
 /// `45.2 ms`, `512 ms`, `12.3 s`; `never` for what does not end.
 pub fn milliseconds(seconds: f64) -> String {
@@ -41,7 +41,7 @@ pub fn short_number(value: f64) -> String {
     }
 }
 
-/// `3.25 GiB`
+/// `3.25 GiB`: powers of 1024, as compilers and chips count memory.
 pub fn gibibytes(bytes: u64) -> String {
     format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
 }
@@ -50,20 +50,43 @@ pub fn gibibytes(bytes: u64) -> String {
 pub fn dollars(dollars: Option<f64>) -> String {
     match dollars {
         None => "-".to_string(),
-        Some(small) if small < 1.0 => format!("{small:.3}"),
+        Some(small) if small < 1.0 => fraction(small),
         Some(some) if some < 1000.0 => format!("{some:.2}"),
         Some(many) => short_number(many),
     }
 }
 
-/// Three digits after the point; `-` if it is not known.
+/// At least three digits after the point; `-` if it is not known.
 pub fn figure(value: Option<f64>) -> String {
-    value.map_or_else(|| "-".to_string(), |value| format!("{value:.3}"))
+    value.map_or_else(|| "-".to_string(), fraction)
+}
+
+/// Three digits after the point, and more where fewer than two of them would matter.
+fn fraction(value: f64) -> String {
+    let decimals = match value {
+        small if small > 0.0 && small < 0.01 => (1.0 - small.log10().floor()).clamp(3.0, 9.0),
+        _ => 3.0,
+    };
+    format!("{value:.*}", decimals as usize)
 }
 
 /// `24 %`
 pub fn percent(share: f64) -> String {
     format!("{:.0} %", share * 100.0)
+}
+
+/// An error and its sources in one line; a source that its parent already quotes is left out.
+pub fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        if !message.contains(&text) {
+            message = format!("{message}: {text}");
+        }
+        source = cause.source();
+    }
+    message
 }
 
 #[cfg(test)]
@@ -79,6 +102,8 @@ mod tests {
         assert_eq!([2_050_000.0, 12_300.0, 99.0].map(short_number), ["2.05 M", "12.3 k", "99"]);
         let money = [None, Some(0.1234), Some(12.3), Some(12_300.0)].map(dollars);
         assert_eq!(money, ["-", "0.123", "12.30", "12.3 k"]);
+        let small = [0.0, 0.5, 0.017, 0.0061, 0.000_123, 1e-30].map(|value| figure(Some(value)));
+        assert_eq!(small, ["0.000", "0.500", "0.017", "0.0061", "0.00012", "0.000000000"]);
         assert_eq!(gibibytes(3 << 29), "1.50 GiB");
     }
 }

@@ -109,8 +109,9 @@ fn a_servers_steps_are_measured_and_remembered() {
         page: 4,
         context: 8,
         batches: vec![1, 2],
+        all_batches: vec![1, 2],
         chunks: vec![4],
-        programs: 5,
+        all_chunks: vec![4],
     };
     let steps = |shape: &ServingShape<'_>| serve_steps(&measurer, shape, Memory::Trusted, &|_| {});
     let speed = steps(&shape).unwrap();

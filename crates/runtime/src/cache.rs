@@ -88,7 +88,8 @@ impl CompileCache {
         CompileCache { folder: cache.compiled(), limit_bytes }
     }
 
-    fn path(&self, key: &CacheKey) -> PathBuf {
+    /// The file of an entry, which need not be there.
+    pub fn path(&self, key: &CacheKey) -> PathBuf {
         self.folder.join(format!("{}.bin", key.0))
     }
 

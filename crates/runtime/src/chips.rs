@@ -61,6 +61,9 @@ pub struct Chip {
     /// The most that one chip draws, in watts, without its host and cooling; none where the vendor
     /// does not say.
     pub power_watts: Option<f64>,
+    /// What one chip draws while it holds a program and has nothing to do, in watts; none where nobody
+    /// published a measurement.
+    pub idle_watts: Option<f64>,
     pub hosting: Hosting,
     /// Every listed price, in the order of the catalog.
     pub prices: Vec<Price>,

@@ -20,7 +20,9 @@ use crate::options::CompileOptions;
 use crate::presets::presets;
 use crate::settings::{Setting, Settings};
 use crate::targets::Target;
-use crate::worker::{self, Cost, Job, JobDevice, MemoryUse, Outcome, Report, WorkerLimits};
+use crate::worker::{
+    self, Cost, Job, JobDevice, MemoryUse, Outcome, Report, WorkerError, WorkerLimits,
+};
 
 /// Compiles and remembers.
 #[derive(Clone, Debug)]
@@ -157,13 +159,23 @@ impl Compiler {
         environment.extend(compile_only_environment(location));
         let request = Request { program, location, job: &job, environment: &environment };
         let (outcome, cache) = self.compile(&request, || {
-            Ok(worker::run(&job, &environment, self.limits, &self.folder)?)
+            match worker::run(&job, &environment, self.limits, &self.folder) {
+                Err(WorkerError::Crashed(crash)) if crash.recurs => Ok(Outcome::Crashed(crash)),
+                outcome => Ok(outcome?),
+            }
         })?;
-        target_report(program, target, outcome, cache)
+        match outcome {
+            Outcome::Crashed(crash) if cache == CacheUse::Hit => {
+                let entry = self.cache.path(&self.key(&request)?);
+                Err(Error::CrashedBefore { crash, entry })
+            }
+            outcome => target_report(program, target, outcome, cache),
+        }
     }
 
     /// Takes the outcome from the cache, or from `run`, whose outcome it then keeps. Refusals are
-    /// kept only if they say that the program does not fit: others may have passing causes.
+    /// kept only if they say that the program does not fit, and crashes only for targets that are not
+    /// here and if they would recur: others may have passing causes.
     ///
     /// A cache that cannot be read or written costs time and no result, so it is no error.
     fn compile(
@@ -266,6 +278,7 @@ fn target_report(
         Outcome::Refused { out_of_memory: false, message } => {
             return Err(Error::refused(&program.name, message));
         }
+        Outcome::Crashed(crash) => return Err(WorkerError::Crashed(crash).into()),
         Outcome::Compiled(compiled) => {
             report.compile_seconds = compiled.compile_seconds;
             report.available_bytes = compiled.device_memory_bytes.or(report.available_bytes);
@@ -397,6 +410,7 @@ fn accept(program: &Program, outcome: Outcome) -> Result<Report> {
     let name = program.name.clone();
     match outcome {
         Outcome::Compiled(report) => Ok(report),
+        Outcome::Crashed(crash) => Err(WorkerError::Crashed(crash).into()),
         Outcome::Refused { out_of_memory: false, message } => Err(Error::refused(&name, message)),
         Outcome::Refused { out_of_memory: true, message } => {
             Err(match needed_and_available(&message) {

@@ -1,9 +1,12 @@
 //! What can go wrong between a finished program and its results.
 
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use crate::cache::BadLimit;
 use crate::discover::DiscoverError;
 use crate::folders::FolderError;
-use crate::worker::WorkerError;
+use crate::worker::{Crash, WorkerError};
 
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -47,6 +50,15 @@ pub enum Error {
         /// The compiler's own words: every place where it looked.
         message: String,
     },
+    /// The same happened before, and was kept.
+    #[error(
+        "the compiler crashed ({}) when it was last given this, {}, and was not asked again (remove {} to ask it){}",
+        crash.how,
+        since(crash.unix_seconds),
+        entry.display(),
+        crash.words()
+    )]
+    CrashedBefore { crash: Crash, entry: PathBuf },
     #[error("the compiler refused `{program}`: {message}")]
     Refused { program: String, message: String },
     #[error(
@@ -89,6 +101,18 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Powers of 1024, as compilers count.
 pub(crate) fn gibibytes(bytes: u64) -> String {
     format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
+}
+
+/// How long ago that was, in its largest unit.
+fn since(unix_seconds: u64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let (count, unit) = match now.saturating_sub(unix_seconds) {
+        0..60 => return "less than a minute ago".to_string(),
+        seconds @ 60..3600 => (seconds / 60, "minute"),
+        seconds @ 3600..86_400 => (seconds / 3600, "hour"),
+        seconds => (seconds / 86_400, "day"),
+    };
+    format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" })
 }
 
 impl Error {

@@ -6,12 +6,14 @@
 //! still compile for its own devices, in its own process.
 
 mod child;
+mod crash;
 mod job;
 mod parent;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(crate) use child::compile_with_client;
+pub use crash::Crash;
 pub use job::{Cost, Job, JobDevice, MemoryUse, Outcome, Report};
 pub use parent::{WorkerError, WorkerLimits, run};
 

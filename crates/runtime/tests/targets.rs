@@ -17,7 +17,7 @@ use runtime::{
     CacheFolder, CacheUse, CompileChoices, Compiler, Discovery, Fit, PluginKind, PluginLocation,
     Target,
 };
-use support::{Folder, matmul};
+use support::{Folder, matmul, sum};
 
 fn main() {
     worker::main_if_worker(|_| Ok(()));
@@ -54,6 +54,9 @@ fn main() {
             PluginKind::Tpu => ("tpu_too_large", Box::new(|| too_large(&compiler, location))),
             _ => ("cuda_too_large", Box::new(|| too_large(&compiler, location))),
         });
+        if location.kind == PluginKind::Cuda {
+            tests.push(("cuda_sums_of_a_number", Box::new(|| sums(&compiler, location))));
+        }
     }
     support::run_all(tests);
 }
@@ -106,6 +109,24 @@ fn compiles(compiler: &Compiler, location: &PluginLocation) {
                 report.available_bytes, report.compile_seconds
             );
         }
+    }
+}
+
+/// Of few bytes, for which XLA has kernels of its own: also over as many GPUs as those cannot do, alone
+/// and as one axis of two.
+fn sums(compiler: &Compiler, location: &PluginLocation) {
+    for (name, mesh) in [
+        ("h100-8", Mesh::new(&[("data", 8)])),
+        ("h100-64", Mesh::new(&[("data", 64)])),
+        ("h100-128", Mesh::new(&[("data", 64), ("tensor", 2)])),
+        ("gb200-72", Mesh::new(&[("data", 72)])),
+    ] {
+        let target: Target = name.parse().unwrap();
+        let program = sum(&mesh, 72 * 64);
+        let choices = CompileChoices::default();
+        let report = compiler.compile_for(&program, &target, location, &choices);
+        let report = report.unwrap_or_else(|error| panic!("{target}: {error}"));
+        assert_eq!(report.fit, Fit::Fits, "{target}");
     }
 }
 

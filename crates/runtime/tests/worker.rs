@@ -12,7 +12,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use runtime::worker::{self, Job, JobDevice, WorkerError, WorkerLimits};
-use support::Folder;
+use runtime::{
+    CacheFolder, CompileChoices, Compiler, PluginKind, PluginLocation, PluginSource, Target,
+};
+use support::{Folder, sum};
 
 /// Says how a worker of this file is to misbehave.
 const MISBEHAVE: &str = "FUNGIBLE_TEST_MISBEHAVE";
@@ -27,9 +30,13 @@ fn main() {
         start_a_worker_and_report_it();
     }
     worker::main_if_worker(|_| Ok(()));
+    if std::env::args().nth(1).as_deref() == Some("compile-twice") {
+        return compile_twice(&std::env::args().nth(2).unwrap());
+    }
     let folder = Folder::new("worker");
     support::run_all(vec![
         ("a_crash_is_an_error_with_its_last_words", Box::new(|| crash(&folder))),
+        ("a_crash_that_would_recur_is_kept", Box::new(|| crash_is_kept(&folder))),
         ("an_exit_is_an_error_with_its_code", Box::new(|| exit(&folder))),
         ("the_time_limit_holds", Box::new(|| time_limit(&folder))),
         ("a_worker_that_reads_nothing_is_stopped_too", Box::new(|| reads_nothing(&folder))),
@@ -47,6 +54,10 @@ fn misbehave(how: &str) {
     match how {
         "abort" => {
             eprintln!("check failed: the impossible happened");
+            std::process::abort();
+        }
+        "abort-for-memory" => {
+            eprintln!("terminate called after throwing an instance of 'std::bad_alloc'");
             std::process::abort();
         }
         "exit" => runtime::end_process(3),
@@ -109,6 +120,47 @@ fn crash(folder: &Folder) {
     if cfg!(unix) {
         assert!(message.contains("SIGABRT"), "{message}");
     }
+}
+
+/// Has a compiler that misbehaves as this process's environment says compile the same twice, and prints
+/// what becomes of it.
+fn compile_twice(folder: &str) {
+    let compiler = Compiler::new(CacheFolder::at(folder)).unwrap();
+    let location = PluginLocation {
+        kind: PluginKind::Cpu,
+        // Any file: it is part of the key, and no worker gets as far as to load it.
+        path: PathBuf::from(folder).join("plugin"),
+        source: PluginSource::Given,
+        version: None,
+        cuda_folder: None,
+    };
+    std::fs::write(&location.path, "a plugin").unwrap();
+    let target: Target = "cpu-2".parse().unwrap();
+    let program = sum(&graph::Mesh::new(&[("data", 2)]), 4);
+    for _ in 0..2 {
+        let choices = CompileChoices::default();
+        let report = compiler.compile_for(&program, &target, &location, &choices);
+        println!("{}", report.unwrap_err());
+    }
+}
+
+fn crash_is_kept(folder: &Folder) {
+    let said = |how: &str| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let cache = folder.path().join(how);
+        std::fs::create_dir_all(&cache).unwrap();
+        let output = command.arg("compile-twice").arg(cache).env(MISBEHAVE, how).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let recurs = said("abort");
+    assert_eq!(recurs.matches("the compiler crashed").count(), 2, "{recurs}");
+    assert_eq!(recurs.matches("the impossible happened").count(), 2, "{recurs}");
+    assert_eq!(recurs.matches("less than a minute ago, and was not asked again").count(), 1);
+    // The next time there may be enough of it.
+    let memory = said("abort-for-memory");
+    assert_eq!(memory.matches("the compiler crashed").count(), 2, "{memory}");
+    assert_eq!(memory.matches("not asked again").count(), 0, "{memory}");
 }
 
 fn exit(folder: &Folder) {

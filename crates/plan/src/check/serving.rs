@@ -9,7 +9,7 @@ use llm::export::{ExportModel, ExportOptions, TensorSource, hugging_face, tensor
 use llm::files::Companions;
 use llm::weights::{Quantization, ReadError};
 use serde::Deserialize;
-use serve::engine::{LadderChoice, blocks_ladder, keys, ladder};
+use serve::engine::{LadderChoice, ladder};
 
 use super::process::watch;
 use super::shapes::Serving;
@@ -68,14 +68,16 @@ pub fn check(
         page: PAGE,
         context,
         batches: rows.to_vec(),
+        all_batches: ladder.batches.clone(),
         chunks: vec![input],
-        programs: keys(&ladder, &blocks_ladder(&ladder, true)).len(),
+        all_chunks: ladder.chunks.clone(),
     };
     let predict = || -> Result<_, HereError> {
         let speed = here::serve_steps(measurer, &shape, Memory::Renewed, progress)?;
         let decode = rows.iter().filter_map(|&rows| Some((rows, speed.decode(rows, decoded)?)));
         let decode: BTreeMap<usize, Estimate> = decode.collect();
-        Ok((speed.how.to_string(), speed.prefill(input, 0), decode, Some(speed.memory)))
+        let drawn = here::drawn_words(speed.drawn.as_ref());
+        Ok((format!("{}{drawn}", speed.how), speed.prefill(input, 0), decode, Some(speed.memory)))
     };
     let (how, first, decode, memory) = match gpu {
         None => predict()?,

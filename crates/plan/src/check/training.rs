@@ -54,7 +54,8 @@ pub fn check(
     let (how, step, memory) = match gpu {
         None => {
             let speed = predict()?;
-            (speed.how.to_string(), speed.step, Some(speed.memory))
+            let drawn = here::drawn_words(speed.drawn.as_ref());
+            (format!("{}{drawn}", speed.how), speed.step, Some(speed.memory))
         }
         Some(gpu) => {
             progress("compiling the training step for the time model");

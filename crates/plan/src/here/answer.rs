@@ -12,6 +12,8 @@ use llm::ModelConfig;
 use runtime::worker::{MemoryUse, Register};
 use runtime::{CacheFolder, Discovery, PluginKind, Runtime, RuntimeOptions};
 
+use crate::words::with_sources;
+
 use super::job::{ANSWER, Answer, Case, Job, Question, Work};
 
 /// Why a measurement failed, in a sentence.
@@ -20,16 +22,7 @@ use super::job::{ANSWER, Answer, Case, Job, Question, Work};
 struct Broken(String);
 
 fn broken(error: impl std::error::Error) -> Broken {
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        if !message.contains(&text) {
-            message = format!("{message}: {text}");
-        }
-        source = cause.source();
-    }
-    Broken(message)
+    Broken(with_sources(&error))
 }
 
 /// A job's programs on their device.
@@ -131,12 +124,25 @@ fn reply(measured: &mut dyn Measured, line: &str) -> Result<Answer, Broken> {
 /// Bytes that a processor's cache brings in at once.
 const CACHE_LINE_BYTES: usize = 64;
 
-/// Fills the processor's cache with something else. Reads only: what was written would have to be brought
-/// back to memory during the run that follows.
+/// Fills the processor's caches with something else. Reads only: what was written would have to be brought
+/// back to memory during the run that follows. Every core reads it all: those of one machine need not
+/// share a cache, and a system in a virtual machine is not always told which do.
 fn walk(bytes: &[u8]) {
-    let sum =
-        bytes.iter().step_by(CACHE_LINE_BYTES).fold(0, |sum: u8, byte| sum.wrapping_add(*byte));
-    std::hint::black_box(sum);
+    if bytes.is_empty() {
+        return;
+    }
+    let walk_once = || {
+        let lines = bytes.iter().step_by(CACHE_LINE_BYTES);
+        std::hint::black_box(lines.fold(0, |sum: u8, byte| sum.wrapping_add(*byte)));
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        // This thread is one.
+        for _ in 1..cores {
+            scope.spawn(walk_once);
+        }
+        walk_once();
+    });
 }
 
 /// The most that was resident, from a process's `/proc/<id>/status`.

@@ -7,7 +7,7 @@ use super::depth::Depths;
 
 /// How far what is beside arguments and temporaries goes on growing with the layers: between 0.65 and a
 /// little more than 1 was seen of models of 10, 28 and 30 layers.
-pub(super) const GROWS_ON: f64 = 0.75;
+const GROWS_ON: f64 = 0.75;
 
 /// Bytes of a whole process, and what they are for.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]

@@ -14,10 +14,11 @@ use serde::{Deserialize, Serialize};
 use serve::engine::{Key, Ladder, keys};
 
 use super::depth::{Depths, reduced};
+use super::drawn::{Drawn, beside_meter};
 use super::estimate::{Estimate, Times, combine};
 use super::job::{self, Case, Number, Work};
 use super::machine;
-use super::memory::{GROWS_ON, ServeMemory};
+use super::memory::ServeMemory;
 use super::process::{Measurer, Measuring};
 use super::{HereError, How, Memory, Progress, remember, remembered};
 
@@ -55,10 +56,12 @@ pub struct ServingShape<'a> {
     pub context: usize,
     /// Rows of the decode programs that are measured, ascending; those between are interpolated.
     pub batches: Vec<usize>,
+    /// Rows of all decode programs that the server has, ascending: the others count for its memory.
+    pub all_batches: Vec<usize>,
     /// Tokens of the prefill programs that are measured, ascending.
     pub chunks: Vec<usize>,
-    /// How many programs the server has in all, for its memory ([`serve::engine::keys`]).
-    pub programs: usize,
+    /// Likewise of all.
+    pub all_chunks: Vec<usize>,
 }
 
 /// How a model that has no files here would be held if its checkpoint held bf16, as most do.
@@ -101,6 +104,9 @@ pub struct ServeSpeed {
     prefill: Vec<Line>,
     /// Of the whole process.
     pub memory: ServeMemory,
+    /// Nothing where no meter can be read.
+    #[serde(default)]
+    pub drawn: Option<Drawn>,
     pub how: How,
 }
 
@@ -146,7 +152,9 @@ pub fn serve_steps(
     progress: &Progress<'_>,
 ) -> Result<ServeSpeed, HereError> {
     check("decode batches", &shape.batches)?;
+    check("decode batches", &shape.all_batches)?;
     check("prefill chunks", &shape.chunks)?;
+    check("prefill chunks", &shape.all_chunks)?;
     let layers = shape.model.num_hidden_layers;
     let shapes = shape.shapes();
     let (layer_bytes, step_bytes) = shape.bytes()?;
@@ -169,10 +177,10 @@ pub fn serve_steps(
     };
     let texts = models.iter().map(|model| shape.text(model)).collect::<Result<Vec<_>, _>>()?;
     let key = CacheKey::new(&[
-        ("measured", b"serving steps"),
+        ("measured", b"serving steps beside all programs of a server"),
         ("machine", machine.as_bytes()),
         ("layers", &layers.to_le_bytes()),
-        ("cases", format!("{cases:?} {}", shape.programs).as_bytes()),
+        ("cases", format!("{cases:?}").as_bytes()),
         ("programs", texts.join("\n").as_bytes()),
     ]);
     if let Some(speed) = remembered::<ServeSpeed>(&cache, &key, memory) {
@@ -186,19 +194,7 @@ pub fn serve_steps(
         .collect::<Result<_, HereError>>()?;
     let mut measuring = measurer.start(jobs, 1)?;
     progress("running a few layers of the server's programs");
-    let mut times: BTreeMap<Case, Vec<Times>> = BTreeMap::new();
-    for _ in 0..TURNS {
-        for &case in &cases {
-            let of_case = times.entry(case).or_insert(vec![Times::default(); measuring.len()]);
-            for (one, times) in measuring.iter_mut().zip(of_case) {
-                // None are known in the first turn.
-                let enough = TURN_SECONDS / times.median().unwrap_or(TURN_SECONDS);
-                let runs = (enough as usize).clamp(RUNS.0, RUNS.1);
-                let seconds = one.run(case, runs, between_bytes)?;
-                seconds.into_iter().for_each(|seconds| times.add(seconds));
-            }
-        }
-    }
+    let (times, drawn) = beside_meter(|| run(&mut measuring, &cases, between_bytes))?;
     let estimate = |case: Case| -> Result<Estimate, HereError> {
         let (few, more) = match depths {
             Depths::Whole => (layers, layers),
@@ -227,14 +223,37 @@ pub fn serve_steps(
         decode: decode.collect::<Result<_, _>>()?,
         prefill: prefill.collect::<Result<_, _>>()?,
         memory: shape.memory(&measuring, &models)?,
+        drawn,
         how: How { depths, layers, runs: TURNS * RUNS.0, remembered: false },
     };
     remember(&cache, &key, &speed);
     Ok(speed)
 }
 
-/// What is gone through before a run, so that a few layers do not find their weights in the processor's
-/// cache, where a whole model's would not be.
+/// Times of every case, taken in turns, so that whatever else the machine does for a while hits all.
+fn run(
+    measuring: &mut [Measuring],
+    cases: &[Case],
+    between_bytes: u64,
+) -> Result<BTreeMap<Case, Vec<Times>>, HereError> {
+    let mut times: BTreeMap<Case, Vec<Times>> = BTreeMap::new();
+    for _ in 0..TURNS {
+        for &case in cases {
+            let of_case = times.entry(case).or_insert(vec![Times::default(); measuring.len()]);
+            for (one, times) in measuring.iter_mut().zip(of_case) {
+                // None are known in the first turn.
+                let enough = TURN_SECONDS / times.median().unwrap_or(TURN_SECONDS);
+                let runs = (enough as usize).clamp(RUNS.0, RUNS.1);
+                let seconds = one.run(case, runs, between_bytes)?;
+                seconds.into_iter().for_each(|seconds| times.add(seconds));
+            }
+        }
+    }
+    Ok(times)
+}
+
+/// What every core goes through before a run, so that a few layers do not find their weights and sequences
+/// in the processor's cache, where most of a whole model's would not be.
 fn between_bytes(whole: bool) -> u64 {
     if whole { 0 } else { 2 * machine::cache_bytes() }
 }
@@ -280,14 +299,14 @@ impl ServingShape<'_> {
             slots: self.slots,
             page: self.page,
             context: self.longest(),
-            batches: self.batches.clone(),
-            chunks: self.chunks.clone(),
+            batches: self.all_batches.clone(),
+            chunks: self.all_chunks.clone(),
         }
     }
 
     /// Tokens of the longest sequence that is measured.
     fn longest(&self) -> usize {
-        let chunk = self.chunks.last().copied().unwrap_or(1);
+        let chunk = self.all_chunks.last().copied().unwrap_or(1);
         self.context.min(LONG + chunk).max(chunk).max(2)
     }
 
@@ -323,7 +342,7 @@ impl ServingShape<'_> {
     }
 
     fn keys(&self, model: &ModelConfig) -> Vec<Key> {
-        let rows = self.batches.last().copied().unwrap_or(1);
+        let rows = self.all_batches.last().copied().unwrap_or(1);
         let each = self.longest().div_ceil(self.page.max(1));
         let ladder = Ladder {
             context: self.longest(),
@@ -332,15 +351,13 @@ impl ServingShape<'_> {
             page: self.page.max(1),
             pages: (each * rows).max(2),
             slots: self.slots.max(rows),
-            batches: self.batches.clone(),
-            chunks: self.chunks.clone(),
+            batches: self.all_batches.clone(),
+            chunks: self.all_chunks.clone(),
             guesses: 0,
             looks_ahead: false,
             adapters: None,
         };
-        let mut keys = keys(&ladder, &[each]);
-        keys.retain(|key| matches!(key, Key::Step(_)));
-        keys
+        keys(&ladder, &[each])
     }
 
     /// The text of a model's programs.
@@ -380,8 +397,7 @@ impl ServingShape<'_> {
     }
 
     /// What the whole process needs. Beside weights, cache and temporaries that is this program and the
-    /// plugin, which are there before all else, and the programs: a piece for every layer of each, less what
-    /// is used again.
+    /// plugin, which are there before all else, and the programs, with a piece for every layer.
     fn memory(
         &self,
         measuring: &[Measuring],
@@ -400,10 +416,7 @@ impl ServingShape<'_> {
         let programs_bytes = match programs[..] {
             [(few, one), (more, other)] => {
                 let of_layer = ((other - one) / (more - few) as f64).max(0.0);
-                let measured = (self.batches.len() + self.chunks.len()) as f64;
-                let all = of_layer * layers as f64 * self.programs.max(1) as f64 / measured;
-                let grows = (one - of_layer * few as f64).max(0.0) + all;
-                other + GROWS_ON * (grows - other).max(0.0)
+                other + of_layer * (layers - more) as f64
             }
             [(_, one)] => one,
             _ => return Err(HereError::Sizes { what: "layers" }),
@@ -449,8 +462,9 @@ mod tests {
             page: 32,
             context,
             batches: vec![1, 32],
+            all_batches: vec![1, 8, 32],
             chunks: vec![512],
-            programs: 12,
+            all_chunks: vec![32, 512],
         }
     }
 

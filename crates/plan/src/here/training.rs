@@ -15,6 +15,7 @@ use train::state::kept_inputs;
 use train::step;
 
 use super::depth::{Depths, reduced};
+use super::drawn::{Drawn, beside_meter};
 use super::estimate::{Estimate, Times, combine};
 use super::job::{Case, Work};
 use super::machine;
@@ -35,12 +36,15 @@ const RUNS: (usize, usize) = (5, 25);
 const TIME_ENOUGH: Duration = Duration::from_secs(8);
 
 /// A step of training on this machine.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct TrainSpeed {
     pub step: Estimate,
     pub tokens_per_step: usize,
     /// Of the whole process while steps run.
     pub memory: HostMemory,
+    /// Nothing where no meter can be read.
+    #[serde(default)]
+    pub drawn: Option<Drawn>,
     pub how: How,
 }
 
@@ -111,7 +115,7 @@ pub fn train_step(
     for one in &mut measuring {
         one.load()?;
     }
-    let (times, runs) = run(&mut measuring)?;
+    let ((times, runs), drawn) = beside_meter(|| run(&mut measuring))?;
     let seen = |one: &mut Measuring| -> Result<Seen, HereError> {
         let peak_bytes = one.peak_bytes()?.unwrap_or(0);
         Ok(Seen::new(one.memory.unwrap_or_default(), one.changing_bytes, peak_bytes))
@@ -126,6 +130,7 @@ pub fn train_step(
             (_, [one, ..]) => HostMemory::of(seen(one)?),
             (_, []) => return Err(HereError::Sizes { what: "layers" }),
         },
+        drawn,
         how: How { depths, layers, runs, remembered: false },
     };
     remember(&cache, &key, &speed);

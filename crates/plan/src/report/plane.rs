@@ -149,8 +149,13 @@ fn below(
 fn range(plan: &Planned) -> (f64, Option<f64>) {
     match &plan.job {
         JobFigures::Training(figures) => {
-            let steps = figures.total_seconds / figures.step.seconds.max(f64::MIN_POSITIVE);
-            (figures.step.low_seconds * steps, Some(figures.step.high_seconds * steps))
+            // What is beside the steps is as long at both ends, but for what spot capacity loses.
+            let run = plan.money.run.as_ref();
+            let beside = run.map_or(0.0, |run| run.startup_seconds);
+            let steps =
+                (plan.run_seconds(figures) - beside) / figures.step.seconds.max(f64::MIN_POSITIVE);
+            let end = |step: f64| step * steps + beside;
+            (end(figures.step.low_seconds), Some(end(figures.step.high_seconds)))
         }
         JobFigures::Serving(figures) => {
             let load = &figures.load;

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::bars::kinds;
 use super::html::{escaped, html, link, number, table, text};
-use crate::row::{Energy, JobFigures, Memory, Misfit, Money, Planned, Row, Time, Verdict};
+use crate::row::{Energy, JobFigures, Memory, Misfit, Money, Planned, Row, RunTime, Time, Verdict};
 use crate::words::{dollars, duration, gibibytes, milliseconds, percent};
 
 /// The section of a row; `index` makes its name unique.
@@ -90,7 +90,7 @@ fn planned(page: &mut String, row: &Row, plan: &Planned) {
         ("mesh", plan.mesh.clone()),
         ("compiled for", format!("{}, {compiled}", plan.target)),
     ];
-    job(&mut facts, &plan.job);
+    job(&mut facts, plan);
     let facts = facts.into_iter().map(|(name, value)| vec![text(name), text(&value)]).collect();
     page.push_str("<div class=\"halves\">\n<div>\n<h3>In short</h3>\n");
     page.push_str(&table(&format!("{} in short", row.target), &[], facts));
@@ -112,12 +112,15 @@ fn planned(page: &mut String, row: &Row, plan: &Planned) {
     list(page, "What the estimate does not know", &plan.notes);
 }
 
-fn job(facts: &mut Vec<(&'static str, String)>, job: &JobFigures) {
-    match job {
+fn job(facts: &mut Vec<(&'static str, String)>, plan: &Planned) {
+    match &plan.job {
         JobFigures::Training(figures) => {
             let grouped = |count: f64| super::axis::plain(count);
             let steps = figures.total_tokens / (figures.tokens_per_step.max(1)) as f64;
-            facts.push(("run", duration(figures.total_seconds)));
+            facts.push(("run", duration(plan.run_seconds(figures))));
+            if let Some(run) = &plan.money.run {
+                facts.push(("of which", parts_of(run)));
+            }
             facts.push((
                 "steps",
                 format!(
@@ -159,6 +162,24 @@ fn job(facts: &mut Vec<(&'static str, String)>, job: &JobFigures) {
             ));
         }
     }
+}
+
+/// What a run's time is made of.
+fn parts_of(run: &RunTime) -> String {
+    let mut words = format!(
+        "{} of steps, {} of starting up",
+        duration(run.work_seconds),
+        duration(run.startup_seconds)
+    );
+    if run.lost_seconds > 0.0 {
+        let _ = write!(
+            words,
+            ", {} lost to {:.1} expected preemptions",
+            duration(run.lost_seconds),
+            run.preemptions
+        );
+    }
+    words
 }
 
 fn memory(page: &mut String, memory: &Memory) {
@@ -244,7 +265,10 @@ fn money(page: &mut String, money: &Money, job: &JobFigures) {
     };
     page.push_str("<h3>Money</h3>\n");
     match &money.offer {
-        None => page.push_str("<p>No price is known that was asked for.</p>\n"),
+        None => {
+            let why = money.no_offer.as_deref().unwrap_or("none known");
+            let _ = writeln!(page, "<p>No price to go by: {}.</p>", escaped(why));
+        }
         Some(offer) => {
             let region =
                 offer.region.as_ref().map_or_else(String::new, |name| format!(" in {name}"));
@@ -288,6 +312,7 @@ fn money(page: &mut String, money: &Money, job: &JobFigures) {
     });
     let heading = ["provider", "region", "purchase", "chip-hour", tokens, "source"];
     page.push_str(&table("The cheapest offers, by provider", &heading, rows.collect()));
+    list(page, "Offers that are left out", &money.left_out);
 }
 
 fn energy(page: &mut String, energy: &Energy) {

@@ -105,7 +105,7 @@ fn figures(plan: &Planned) -> String {
             let total = plan.money.total_dollars;
             let total = total
                 .map_or_else(String::new, |total| format!(", ${} in all", dollars(Some(total))));
-            format!("{}{total}, {}", money("tokens"), duration(figures.total_seconds))
+            format!("{}{total}, {}", money("tokens"), duration(plan.run_seconds(figures)))
         }
         JobFigures::Serving(figures) => format!(
             "{}, {} to the first token, {} for each after it",

@@ -10,6 +10,8 @@ use serve::engine::{Compilation, Key, Ladder, Needs, Pool, Shapes, ShapesWish, u
 use super::steps::{CompiledSteps, End};
 use super::{ServingError, ServingJob};
 use crate::compile::{Compiled, Planner};
+use crate::each::News;
+use crate::here::Drawn;
 use crate::row::{Memory, Misfit, Time};
 use crate::time;
 
@@ -47,6 +49,8 @@ pub struct Fits {
     pub rows_max: usize,
     pub compile_seconds: f64,
     pub cached: bool,
+    /// By a meter, where it was measured and there is one.
+    pub drawn: Option<Drawn>,
     pub notes: Vec<String>,
 }
 
@@ -137,7 +141,7 @@ impl<'a> Instance<'a> {
     pub fn compile(
         &self,
         planner: &Planner,
-        now_compiling: &dyn Fn(&str),
+        tell: &dyn Fn(News<'_>),
     ) -> Result<Outcome, ServingError> {
         let shapes = self.shapes();
         let mut known: Vec<(Key, Compiled)> = Vec::new();
@@ -147,7 +151,7 @@ impl<'a> Instance<'a> {
             let mut available_bytes = u64::MAX;
             for &key in keys.iter().filter(|key| self.tells(key)) {
                 if !known.iter().any(|(of, _)| *of == key) {
-                    match self.compile_key(planner, key, 1, now_compiling)? {
+                    match self.compile_key(planner, key, 1, tell)? {
                         Ok(compiled) => {
                             compile_seconds += compiled.compile_seconds;
                             cached &= compiled.cached;
@@ -172,7 +176,7 @@ impl<'a> Instance<'a> {
             Pool::Fits { pages } => pages,
             Pool::TooSmall { needed } => return Ok(Outcome::DoesNotFit(misfit(needed))),
         };
-        let mut fits = self.timed(planner, pages, now_compiling)?;
+        let mut fits = self.timed(planner, pages, tell)?;
         fits.compile_seconds = compile_seconds;
         fits.cached = cached;
         Ok(Outcome::Fits(Box::new(fits)))
@@ -216,7 +220,7 @@ impl<'a> Instance<'a> {
         &self,
         planner: &Planner,
         pages: usize,
-        now_compiling: &dyn Fn(&str),
+        tell: &dyn Fn(News<'_>),
     ) -> Result<Fits, ServingError> {
         let shapes = self.shapes();
         let (ladder, blocks) = shapes.with_pages(pages);
@@ -243,13 +247,14 @@ impl<'a> Instance<'a> {
             rows_max: self.rows_of(pages),
             compile_seconds: 0.0,
             cached: true,
+            drawn: None,
             notes: Vec::new(),
         };
         let mut rows = vec![FEW_ROWS.min(ladder.slots), ladder.slots];
         rows.dedup();
         for rows in rows {
             let key = find("decode", rows, 1)?;
-            let compiled = self.compile_key(planner, key, self.turns(wanted), now_compiling)?;
+            let compiled = self.compile_key(planner, key, self.turns(wanted), tell)?;
             if let Ok(compiled) = compiled {
                 let time = fits.add(compiled);
                 fits.steps.decode.push((rows, time));
@@ -260,7 +265,7 @@ impl<'a> Instance<'a> {
             let kind = if chunk == 1 { "decode" } else { "prefill" };
             let key = find(kind, 1, chunk)?;
             let turns = self.turns((begin + chunk).min(wanted));
-            if let Ok(compiled) = self.compile_key(planner, key, turns, now_compiling)? {
+            if let Ok(compiled) = self.compile_key(planner, key, turns, tell)? {
                 let time = fits.add(compiled);
                 fits.steps.prompt.push((chunk, time));
             }
@@ -278,10 +283,10 @@ impl<'a> Instance<'a> {
         planner: &Planner,
         key: Key,
         turns: u64,
-        now_compiling: &dyn Fn(&str),
+        tell: &dyn Fn(News<'_>),
     ) -> Result<Result<Compiled, Misfit>, ServingError> {
         let traced = key.trace(&self.job.model, &self.options)?;
-        now_compiling(&format!("{} ({key})", self.target));
+        tell(News::Compiling(&format!("{} ({key})", self.target)));
         let options = ProfileOptions { unstated_loop_turns: Some(turns) };
         Ok(planner.compile_with(&traced.program, Purpose::Serving, &self.target, &options)?)
     }

@@ -2,12 +2,13 @@
 
 use llm::programs::ProgramOptions;
 use runtime::{PluginKind, Target, host_memory};
-use serve::engine::{CPU_CACHE_BYTES, Shapes, ShapesWish, keys};
+use serve::engine::{CPU_CACHE_BYTES, Shapes, ShapesWish};
 
 use super::instance::{Fits, Outcome};
 use super::steps::{CompiledSteps, End};
 use super::{ServingError, ServingJob};
 use crate::compile::Planner;
+use crate::each::News;
 use crate::here::{self, HereError, ServingShape};
 use crate::row::Memory;
 use crate::training::{measured_time, misfit};
@@ -21,7 +22,7 @@ impl ServingJob {
         &self,
         planner: &Planner,
         target: &Target,
-        now_compiling: &dyn Fn(&str),
+        tell: &dyn Fn(News<'_>),
     ) -> Result<Option<Outcome>, ServingError> {
         let Some(measurer) = planner.measurer(target)? else { return Ok(None) };
         let mut options = ProgramOptions::for_plugin(PluginKind::Cpu);
@@ -29,7 +30,7 @@ impl ServingJob {
         let context = (self.input + self.output).min(self.model.max_position_embeddings);
         let wish = ShapesWish { context: Some(context), ..self.shapes.clone() };
         let shapes = Shapes::new(&self.model, &options, &wish, PluginKind::Cpu);
-        let (ladder, blocks) = shapes.by_bytes(CPU_CACHE_BYTES);
+        let (ladder, _) = shapes.by_bytes(CPU_CACHE_BYTES);
         let panels = (self.panels)().map_err(ServingError::Options)?;
         let mut batches: Vec<usize> =
             ROWS.into_iter().filter(|&rows| rows <= ladder.slots).collect();
@@ -44,10 +45,11 @@ impl ServingJob {
             page: ladder.page,
             context: ladder.context,
             batches: batches.clone(),
+            all_batches: ladder.batches.clone(),
             chunks: ladder.chunks.clone(),
-            programs: keys(&ladder, &blocks).len(),
+            all_chunks: ladder.chunks.clone(),
         };
-        now_compiling("cpu: measuring a few layers");
+        tell(News::Compiling("cpu: measuring a few layers"));
         let trusted = here::Memory::Trusted;
         let speed = match here::serve_steps(&measurer, &shape, trusted, &|_: &str| ()) {
             Err(HereError::DoesNotFit { needed_bytes, total_bytes }) => {
@@ -96,6 +98,7 @@ impl ServingJob {
             rows_max: (ladder.pages / sequence).clamp(1, ladder.slots),
             compile_seconds: 0.0,
             cached: speed.how.remembered,
+            drawn: speed.drawn.clone(),
             notes: vec![
                 "memory is that of the whole process; `code` is this program, its plugin and compiled code".to_string(),
             ],

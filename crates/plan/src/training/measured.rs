@@ -5,6 +5,8 @@ use runtime::{Target, host_memory};
 
 use super::{TrainingError, TrainingJob};
 use crate::compile::Planner;
+use crate::each::News;
+use crate::energy;
 use crate::here::{self, HereError};
 use crate::price::{self, Rental};
 use crate::row::{Energy, JobFigures, Memory, Misfit, Planned, Time, Verdict};
@@ -14,7 +16,7 @@ impl TrainingJob {
         &self,
         planner: &Planner,
         target: &Target,
-        now_compiling: &dyn Fn(&str),
+        tell: &dyn Fn(News<'_>),
     ) -> Result<Verdict, TrainingError> {
         if target.chips > 1 {
             return Ok(Verdict::Skipped {
@@ -27,7 +29,7 @@ impl TrainingJob {
         // A mesh of the config's is for other targets.
         let mut config = self.config.clone();
         config.mesh = train::config::MeshAxes { data: 1, fsdp: 1, tensor: 1 };
-        now_compiling("cpu: measuring a few layers");
+        tell(News::Compiling("cpu: measuring a few layers"));
         let trusted = here::Memory::Trusted;
         let speed = match here::train_step(&measurer, &config, &self.model, trusted, &|_: &str| ())
         {
@@ -57,7 +59,10 @@ impl TrainingJob {
                 changes: Vec::new(),
                 memory,
                 money: price::money(target.chip, &rental, &self.wish),
-                energy: Energy::unknown_here(),
+                energy: match &speed.drawn {
+                    Some(drawn) => energy::of_meter(drawn, 1.0, figures.tokens_per_second),
+                    None => Energy::unknown_here(),
+                },
                 job: JobFigures::Training(Box::new(figures)),
                 compile_seconds: 0.0,
                 cached: speed.how.remembered,

@@ -15,6 +15,10 @@ pub struct Variant {
 }
 
 impl Variant {
+    pub fn as_asked(config: &Config, target: &Target) -> Variant {
+        Variant { target: *target, config: config.clone(), changes: Vec::new() }
+    }
+
     pub fn is_as_asked(&self) -> bool {
         self.changes.is_empty()
     }
@@ -45,7 +49,8 @@ pub fn variants(config: &Config, target: &Target) -> Vec<Variant> {
     targets.into_iter().flat_map(|other| on(config, target, other)).collect()
 }
 
-fn sizes(chip: &'static Chip) -> impl Iterator<Item = Target> {
+/// In every number that a chip comes in.
+pub fn sizes(chip: &'static Chip) -> impl Iterator<Item = Target> {
     legal_counts(chip).into_iter().filter_map(move |chips| Target::new(chip, chips).ok())
 }
 

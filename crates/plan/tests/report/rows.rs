@@ -50,6 +50,7 @@ pub fn money(dollars: Option<f64>) -> Money {
         |name: &str, dollars, assumed| MoneyPart { name: name.to_string(), dollars, assumed };
     Money {
         offer: Some(offer("on-demand")),
+        no_offer: None,
         dollars_per_million_tokens: Some(dollars),
         total_dollars: Some(dollars * 1e5),
         parts: vec![
@@ -60,6 +61,8 @@ pub fn money(dollars: Option<f64>) -> Money {
             OfferCost { offer: offer("spot"), dollars_per_million_tokens: dollars / 3.0 },
             OfferCost { offer: offer("on-demand"), dollars_per_million_tokens: dollars },
         ],
+        run: None,
+        left_out: vec!["spot at elsewhere: taken away too soon".to_string()],
     }
 }
 

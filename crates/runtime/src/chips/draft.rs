@@ -93,6 +93,7 @@ impl ChipDraft {
             clock_hertz: value("clock"),
             clock_checked: self.clock_checked,
             power_watts: value("power"),
+            idle_watts: value("idle_power"),
             hosting,
             prices,
             hosts_basis: self.hosts,

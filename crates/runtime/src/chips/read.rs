@@ -18,7 +18,7 @@ use super::{Chip, Figure, Slice};
 use crate::discover::PluginKind;
 
 /// What a file may say of a chip with a unit.
-const FIGURES: [(&str, Dimension); 9] = [
+const FIGURES: [(&str, Dimension); 10] = [
     ("memory", BYTES),
     ("memory_bandwidth", BYTES_PER_SECOND),
     ("bf16", OPERATIONS_PER_SECOND),
@@ -28,9 +28,10 @@ const FIGURES: [(&str, Dimension); 9] = [
     ("network", BYTES_PER_SECOND),
     ("clock", HERTZ),
     ("power", WATTS),
+    ("idle_power", WATTS),
 ];
 
-const CHIP_KEYS: [&str; 22] = [
+const CHIP_KEYS: [&str; 23] = [
     "name",
     "like",
     "description",
@@ -47,6 +48,7 @@ const CHIP_KEYS: [&str; 22] = [
     "network",
     "clock",
     "power",
+    "idle_power",
     "clock_checked",
     "slices",
     "counts",

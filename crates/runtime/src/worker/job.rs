@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::crash::Crash;
 use crate::settings::Settings;
 
 /// One compilation.
@@ -43,6 +44,9 @@ pub enum Outcome {
         out_of_memory: bool,
         message: String,
     },
+    /// The compiler crashed, as it would again. A worker that crashes says nothing, so this is what its
+    /// parent keeps.
+    Crashed(Crash),
 }
 
 /// What is known of a compiled program. All memory figures are per device.

@@ -6,8 +6,9 @@ use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::crash::Crash;
 use super::job::{Job, Outcome, write_piece};
 use super::{WORKER, is_available};
 use crate::environment::Variable;
@@ -24,8 +25,8 @@ pub(super) const CANNOT_WRITE: i32 = 74;
 const POLL_MIN: Duration = Duration::from_millis(1);
 const POLL_MAX: Duration = Duration::from_millis(50);
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60 * 60);
-/// How much of what a crashed worker said is worth showing.
-const TAIL_BYTES: u64 = 2000;
+/// How much of what a crashed worker said is looked at: its trace of calls can be long.
+const TAIL_BYTES: u64 = 16 << 10;
 
 /// What a worker may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,8 +53,8 @@ pub enum WorkerError {
     NotAvailable,
     #[error("cannot start the compile worker: {source}")]
     Start { source: std::io::Error },
-    #[error("the compiler crashed ({how}){}", said(tail))]
-    Crashed { how: String, tail: String },
+    #[error("the compiler crashed ({}){}", .0.how, .0.words())]
+    Crashed(Crash),
     #[error(
         "the compiler was stopped after {seconds} s, the time limit; raise it or try fewer devices or a smaller program"
     )]
@@ -70,10 +71,6 @@ pub enum WorkerError {
     Answer { source: std::io::Error },
     #[error(transparent)]
     Folder(#[from] FolderError),
-}
-
-fn said(tail: &str) -> String {
-    if tail.is_empty() { String::new() } else { format!("; its last words:\n{tail}") }
 }
 
 /// Compiles in a worker process with `environment` added to this process's. Blocks.
@@ -166,7 +163,10 @@ impl Worker {
                     let folder = self.result.parent().unwrap_or(&self.result).to_path_buf();
                     return Err(WorkerError::CannotWrite { folder });
                 }
-                return Err(WorkerError::Crashed { how: describe(status), tail: tail(&self.log) });
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                let (how, said) = (describe(status), tail(&self.log));
+                let crash = Crash::new(how, &said, from_outside(status), now.as_secs());
+                return Err(WorkerError::Crashed(crash));
             }
             if start.elapsed() > limits.timeout {
                 return Err(WorkerError::TimedOut { seconds: limits.timeout.as_secs() });
@@ -193,7 +193,22 @@ fn tail(log: &Path) -> String {
         file.read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    String::from_utf8_lossy(&read().unwrap_or_default()).trim().to_string()
+    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
+}
+
+/// Whether a worker was ended by somebody else: a user, or a system that is out of memory.
+#[cfg(unix)]
+fn from_outside(status: ExitStatus) -> bool {
+    use std::os::unix::process::ExitStatusExt;
+    // What a process brings on itself: illegal instruction, trap, abort, arithmetic, segmentation. A bus
+    // error can be a disk without room.
+    const OWN: [i32; 5] = [4, 5, 6, 8, 11];
+    status.signal().is_some_and(|signal| !OWN.contains(&signal))
+}
+
+#[cfg(not(unix))]
+fn from_outside(_: ExitStatus) -> bool {
+    false
 }
 
 #[cfg(unix)]

@@ -76,6 +76,43 @@ pub fn add(elements: usize) -> Program {
     }
 }
 
+/// The sum of numbers that are spread over `data`, which every device has in the end.
+pub fn sum(mesh: &Mesh, elements: usize) -> Program {
+    let x = Shape::new(DType::F32, &[("batch", elements)]);
+    let axes: Vec<String> =
+        mesh.axes.iter().map(|(name, size)| format!("\"{name}\"={size}")).collect();
+    let text = format!(
+        r#"module @sum attributes {{mhlo.num_partitions = {devices} : i32, mhlo.num_replicas = 1 : i32}} {{
+  sdy.mesh @mesh = <[{axes}]>
+  func.func public @main(%x: {x} {{sdy.sharding = #sdy.sharding<@mesh, [{{"data"}}]>}}) -> (tensor<f32> {{sdy.sharding = #sdy.sharding<@mesh, []>}}) {{
+    %zero = "stablehlo.constant"() {{value = dense<0.0> : tensor<f32>}} : () -> tensor<f32>
+    %0 = "stablehlo.reduce"(%x, %zero) ({{
+      ^bb0(%a: tensor<f32>, %b: tensor<f32>):
+        %1 = "stablehlo.add"(%a, %b) : (tensor<f32>, tensor<f32>) -> tensor<f32>
+        "stablehlo.return"(%1) : (tensor<f32>) -> ()
+    }}) {{dimensions = array<i64: 0>}} : ({x}, tensor<f32>) -> tensor<f32>
+    "func.return"(%0) : (tensor<f32>) -> ()
+  }}
+}}"#,
+        devices = mesh.devices(),
+        axes = axes.join(", "),
+        x = x.mlir(),
+    );
+    Program {
+        name: "sum".to_string(),
+        text_without_locations: text.clone(),
+        text,
+        mesh: mesh.clone(),
+        inputs: vec![input("x", x, sharding(&[&["data"]]), None)],
+        outputs: vec![Output {
+            name: "sum".to_string(),
+            shape: Shape::new(DType::F32, &[]),
+            role: Role::Activation,
+            sharding: Sharding::replicated(0),
+        }],
+    }
+}
+
 /// `x · w` with the batch over `data` and the result's `mlp` over `tensor`, so that every device
 /// computes a block of the result.
 pub fn matmul(mesh: &Mesh, batch: usize, embed: usize, mlp: usize) -> Program {

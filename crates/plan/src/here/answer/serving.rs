@@ -10,7 +10,7 @@ use llm::engine::Engine;
 use llm::programs::ProgramOptions;
 use runtime::worker::MemoryUse;
 use runtime::{PluginKind, Runtime};
-use serve::engine::{Device, Key, Ladder, Programs, Row, Sampling, keys};
+use serve::engine::{Device, Ladder, Programs, Row, Sampling, keys};
 
 use super::super::job::{self, Case};
 use super::super::made_up;
@@ -53,8 +53,7 @@ impl Serving {
             adapters: None,
         };
         let blocks = vec![each];
-        let mut keys = keys(&ladder, &blocks);
-        keys.retain(|key| matches!(key, Key::Step(_)));
+        let keys = keys(&ladder, &blocks);
         let mesh = runtime.mesh(options.mesh.clone()).map_err(broken)?;
         let mut weights = HashMap::new();
         for key in &keys {
