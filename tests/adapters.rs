@@ -9,18 +9,19 @@ mod binary;
 #[path = "../crates/serve/tests/support/client.rs"]
 #[allow(dead_code, reason = "shared with the server's own tests")]
 mod client;
+#[path = "support/running.rs"]
+#[allow(dead_code, reason = "each test uses what it needs")]
+mod running;
 #[path = "support/mod.rs"]
 mod shared;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
 use std::thread;
 
 use binary::{fungible_with_kept_cache, root, run, tiny_model};
 use client::{get, post};
+use running::Running;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -29,38 +30,21 @@ const LOAD: &str = "/v1/load_lora_adapter";
 const UNLOAD: &str = "/v1/unload_lora_adapter";
 const BASE: &str = "smollm2";
 
-/// A server that ends with the test.
-pub struct Running {
-    address: SocketAddr,
-    process: Child,
+/// A server of the tiny model, once it is ready; `None` after saying that `test` is skipped.
+fn start(test: &str, more: &[&str]) -> Option<Running> {
+    let mut command = fungible_with_kept_cache(test)?;
+    command.arg("serve").arg(tiny_model(BASE)).args(["--served-model-name", BASE]);
+    command.args(["--port", "0", "--device", "cpu", "--max-num-seqs", "4"]).args(more);
+    Some(Running::launch(&mut command))
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+trait Adapters {
+    fn models(&self) -> Vec<String>;
+    fn load(&self, name: &str, path: &str) -> client::Reply;
+    fn unload(&self, name: &str) -> client::Reply;
 }
 
-impl Running {
-    /// Waits until it is ready; `None` after saying that `test` is skipped.
-    fn start(test: &str, more: &[&str]) -> Option<Running> {
-        let mut command = fungible_with_kept_cache(test)?;
-        let log = tempfile::NamedTempFile::new().unwrap();
-        command.arg("serve").arg(tiny_model(BASE)).args(["--served-model-name", BASE]);
-        command.args(["--port", "0", "--device", "cpu", "--max-num-seqs", "4"]).args(more);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log.reopen().unwrap());
-        let mut process = command.spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.split('/').nth(2).and_then(|address| address.parse().ok());
-        let Some(address) = address else {
-            let said = std::fs::read_to_string(log.path()).unwrap();
-            panic!("{:?}: {said}", process.wait());
-        };
-        Some(Running { address, process })
-    }
-
+impl Adapters for Running {
     fn models(&self) -> Vec<String> {
         let models = get(self, "/v1/models").ok()["data"].clone();
         models.as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap().into()).collect()
@@ -112,7 +96,7 @@ fn adapters_come_and_go_while_the_base_is_served() {
     let (own, other) = (own.to_str().unwrap(), other.to_str().unwrap());
     let given = format!("first={own}");
     let flags = ["--adapter", &given, "--max-loras", "2", "--max-lora-rank", "8"];
-    let Some(server) = Running::start(test, &flags) else { return };
+    let Some(server) = start(test, &flags) else { return };
     assert_eq!(server.models(), [BASE, "first"]);
     assert_eq!(server.load("second", own).status, 200);
     assert_eq!(server.models(), [BASE, "first", "second"]);
@@ -174,7 +158,7 @@ fn clients_may_not_load_what_no_room_was_asked_for() {
     let test = "clients_may_not_load_what_no_room_was_asked_for";
     let own = adapter("smollm2");
     let given = format!("sql={}", own.display());
-    let Some(server) = Running::start(test, &["--adapter", &given]) else { return };
+    let Some(server) = start(test, &["--adapter", &given]) else { return };
     assert_eq!(
         server.load("other", own.to_str().unwrap()).error(403)["code"],
         "adapters_not_allowed"

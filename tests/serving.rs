@@ -9,18 +9,20 @@ mod binary;
 #[path = "../crates/serve/tests/support/client.rs"]
 #[allow(dead_code, reason = "shared with the server's own tests")]
 mod client;
+#[path = "support/running.rs"]
+#[allow(dead_code, reason = "each test uses what it needs")]
+mod running;
 #[path = "support/mod.rs"]
 mod shared;
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::io::Write;
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Instant;
 
 use binary::fungible_with_kept_cache;
 use client::{Connection, get, post, post_raw, post_stream, send};
+use running::Running;
 use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -28,53 +30,22 @@ const COMPLETIONS: &str = "/v1/completions";
 const MODEL: &str = "smollm2";
 const CONTEXT: usize = 1024;
 
-/// A server that ends with the test.
-pub struct Running {
-    address: SocketAddr,
-    process: Child,
-    seconds_to_ready: f64,
+/// A server of the real model, once it is ready; `None` after saying that `test` is skipped.
+fn start(test: &str, more: &[&str]) -> Option<Running> {
+    let model = shared::smollm2(test)?;
+    let mut command = fungible_with_kept_cache(test)?;
+    command.arg("serve").arg(model).args(["--served-model-name", MODEL, "--port", "0"]);
+    command.args(["--device", "cpu", "--context", "1024", "--max-num-seqs", "8"]);
+    command.args(["--kv-cache-memory", "256M"]).args(more);
+    Some(Running::launch(&mut command))
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+trait Metrics {
+    fn metric(&self, name: &str) -> f64;
+    fn settle(&self);
 }
 
-impl Running {
-    /// Waits until it is ready; `None` after saying that `test` is skipped.
-    fn start(test: &str, more: &[&str]) -> Option<Running> {
-        let model = shared::smollm2(test)?;
-        let mut command = fungible_with_kept_cache(test)?;
-        let log = tempfile::NamedTempFile::new().unwrap();
-        command.arg("serve").arg(model).args(["--served-model-name", MODEL, "--port", "0"]);
-        command.args(["--device", "cpu", "--context", "1024", "--max-num-seqs", "8"]);
-        command.args(["--kv-cache-memory", "256M"]).args(more);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log.reopen().unwrap());
-        let started = Instant::now();
-        let mut process = command.spawn().unwrap();
-        let mut line = String::new();
-        // The address is printed when there is a model behind it.
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.split('/').nth(2).and_then(|address| address.parse().ok());
-        let Some(address) = address else {
-            let said = std::fs::read_to_string(log.path()).unwrap();
-            panic!("{:?}: {said}", process.wait());
-        };
-        let seconds_to_ready = started.elapsed().as_secs_f64();
-        Some(Running { address, process, seconds_to_ready })
-    }
-
-    fn signal(&self, name: &str) {
-        let process = self.process.id().to_string();
-        assert!(Command::new("kill").args([name, &process]).status().unwrap().success());
-    }
-
-    fn wait(&mut self) -> ExitStatus {
-        self.process.wait().unwrap()
-    }
-
+impl Metrics for Running {
     fn metric(&self, name: &str) -> f64 {
         let page = get(self, "/metrics");
         let line = page.text().lines().find(|line| line.starts_with(&format!("{name}{{")));
@@ -137,7 +108,7 @@ fn capital(server: &Running) -> String {
 #[test]
 fn clients_get_what_they_rely_on_and_errors_they_understand() {
     let test = "clients_get_what_they_rely_on_and_errors_they_understand";
-    let Some(server) = Running::start(test, &[]) else { return };
+    let Some(server) = start(test, &[]) else { return };
     let server = &server;
     assert_eq!(get(server, "/ready").status, 200);
     let tokens_before = server.metric("vllm:generation_tokens_total");
@@ -405,7 +376,7 @@ fn idle_and_slow_clients_harm_nobody(server: &Running) {
 fn a_server_that_is_killed_comes_back_and_one_that_is_stopped_finishes() {
     let test = "a_server_that_is_killed_comes_back_and_one_that_is_stopped_finishes";
     let key = ["--api-key", "the-key", "--drain-seconds", "600"];
-    let Some(mut first) = Running::start(test, &key) else { return };
+    let Some(mut first) = start(test, &key) else { return };
     let ask = story(&json!({})).to_string();
     let authorized = [("content-type", "application/json"), ("authorization", "Bearer the-key")];
     for headers in [&authorized[..1], &[authorized[0], ("authorization", "Bearer the-kez")]] {
@@ -430,7 +401,7 @@ fn a_server_that_is_killed_comes_back_and_one_that_is_stopped_finishes() {
     assert_eq!(first.wait().code(), None);
     drop(stream);
 
-    let mut second = Running::start(test, &key).unwrap();
+    let mut second = start(test, &key).unwrap();
     let seconds = second.seconds_to_ready;
     let _ = writeln!(std::io::stderr(), "ready again {seconds:.1} s after it was killed");
     assert_eq!(answer(&second), text);

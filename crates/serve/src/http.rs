@@ -8,12 +8,10 @@ mod body;
 mod call;
 mod chat;
 mod completions;
-mod connections;
 mod cors;
 mod embeddings;
 mod error;
 mod fields;
-mod flight;
 mod generation;
 mod job;
 mod log_probs;
@@ -29,7 +27,6 @@ mod settings;
 mod shape;
 mod state;
 mod streaming;
-mod tls;
 mod tokens;
 mod traces;
 mod usage;
@@ -43,18 +40,19 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use web::connections::{self, ConnectionLimits};
+use web::tls;
+use web::traces::{Exporter, RequestSpan, Tracer};
 
 pub use model_text::ModelText;
-pub use settings::{ApiKey, ApiKeyError, ServerSettings, TlsFiles};
-pub use tls::TlsError;
-pub use traces::{TraceError, TraceSettings};
+pub use settings::{ApiKey, ApiKeyError, ServerSettings};
+pub use web::tls::{TlsError, TlsFiles};
+pub use web::traces::{TraceError, TraceSettings};
 
 use crate::engine::Answering;
 use call::Loaded;
-use connections::ConnectionLimits;
 use routes::Router;
 use state::State;
-use traces::{Exporter, RequestSpan, Tracer};
 
 /// A server that has not begun to listen.
 pub struct Server {

@@ -12,15 +12,10 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::error::ApiError;
-use super::flight::InFlight;
 
 /// An answer's body.
 #[derive(Debug)]
-pub(crate) struct Body {
-    content: Content,
-    /// Held until the body has been sent or given up.
-    _in_flight: Option<InFlight>,
-}
+pub(crate) struct Body(Content);
 
 #[derive(Debug)]
 enum Content {
@@ -31,20 +26,15 @@ enum Content {
 
 impl Body {
     pub fn whole(bytes: impl Into<Bytes>) -> Body {
-        Body { content: Content::Whole(Some(bytes.into())), _in_flight: None }
+        Body(Content::Whole(Some(bytes.into())))
     }
 
     pub fn empty() -> Body {
-        Body { content: Content::Whole(None), _in_flight: None }
+        Body(Content::Whole(None))
     }
 
     pub fn events(receiver: mpsc::Receiver<Bytes>) -> Body {
-        Body { content: Content::Events(receiver), _in_flight: None }
-    }
-
-    /// Ties a request that is being counted to the end of its body.
-    pub fn with(self, in_flight: InFlight) -> Body {
-        Body { _in_flight: Some(in_flight), ..self }
+        Body(Content::Events(receiver))
     }
 }
 
@@ -56,7 +46,7 @@ impl hyper::body::Body for Body {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        match &mut self.get_mut().content {
+        match &mut self.get_mut().0 {
             Content::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Content::Events(receiver) => {
                 receiver.poll_recv(context).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
@@ -65,11 +55,11 @@ impl hyper::body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.content, Content::Whole(None))
+        matches!(self.0, Content::Whole(None))
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.content {
+        match &self.0 {
             Content::Whole(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }

@@ -3,13 +3,13 @@
 //! What the engine counts comes from its [`Stats`]; what only requests know is counted here.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::traces::SpanCounts;
 use crate::engine::Stats;
+use web::exposition::{Histogram, Kind, Page, labels};
+use web::traces::SpanCounts;
 
 /// Seconds; vLLM's steps.
 const FIRST_TOKEN: &[f64] = &[
@@ -28,55 +28,6 @@ const TOKENS: &[f64] = &[
     1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0,
     20_000.0, 50_000.0, 100_000.0,
 ];
-
-/// How values were spread.
-#[derive(Debug)]
-pub(crate) struct Histogram {
-    bounds: &'static [f64],
-    observed: Mutex<Observed>,
-}
-
-#[derive(Debug)]
-struct Observed {
-    /// One more than there are bounds; not cumulative.
-    counts: Vec<u64>,
-    sum: f64,
-}
-
-impl Histogram {
-    fn new(bounds: &'static [f64]) -> Histogram {
-        let observed = Observed { counts: vec![0; bounds.len() + 1], sum: 0.0 };
-        Histogram { bounds, observed: Mutex::new(observed) }
-    }
-
-    pub fn observe(&self, value: f64) {
-        let place = self.bounds.partition_point(|bound| *bound < value);
-        // Nothing can panic while it holds the lock.
-        if let Ok(mut observed) = self.observed.lock() {
-            observed.counts[place] += 1;
-            observed.sum += value;
-        }
-    }
-
-    pub fn observe_time(&self, time: Duration) {
-        self.observe(time.as_secs_f64());
-    }
-
-    fn write(&self, page: &mut Page<'_>, name: &str, help: &str) {
-        page.head(name, help, "histogram");
-        let Ok(observed) = self.observed.lock() else { return };
-        let labels = page.labels;
-        let mut total = 0;
-        for (bound, count) in self.bounds.iter().zip(&observed.counts) {
-            total += count;
-            page.line(format_args!("{name}_bucket{{{labels},le=\"{bound:?}\"}} {total}"));
-        }
-        total += observed.counts.last().copied().unwrap_or(0);
-        page.line(format_args!("{name}_bucket{{{labels},le=\"+Inf\"}} {total}"));
-        page.line(format_args!("{name}_sum{{{labels}}} {}", observed.sum));
-        page.line(format_args!("{name}_count{{{labels}}} {total}"));
-    }
-}
 
 /// What is counted of requests.
 #[derive(Debug)]
@@ -129,9 +80,9 @@ impl Metrics {
 
     /// The whole page.
     pub fn render(&self, model: &str, stats: &Stats, spans: Option<&SpanCounts>) -> String {
-        let labels = format!("model_name=\"{}\"", escaped(model));
-        let mut page = Page { text: String::with_capacity(16 << 10), labels: &labels };
-        page.engine(stats);
+        let all = labels(&[("model_name", model)]);
+        let mut page = Page::new();
+        write_engine(&mut page, &all, stats);
         let histograms = [
             (&self.first_token, "vllm:time_to_first_token_seconds", "from request to first token"),
             (&self.inter_token, "vllm:inter_token_latency_seconds", "between two tokens"),
@@ -144,129 +95,101 @@ impl Metrics {
             (&self.answer_tokens, "vllm:request_generation_tokens", "tokens of an answer"),
         ];
         for (histogram, name, help) in histograms {
-            histogram.write(&mut page, name, help);
+            page.head(name, help, Kind::Histogram);
+            histogram.write(&mut page, name, &all);
         }
-        page.head("vllm:request_success_total", "answers by why they ended", "counter");
+        let name = "vllm:request_success_total";
+        page.head(name, "answers by why they ended", Kind::Counter);
         for (reason, count) in self.finished.lock().iter().flat_map(|finished| finished.iter()) {
-            page.line(format_args!(
-                "vllm:request_success_total{{{labels},finished_reason=\"{reason}\"}} {count}"
-            ));
+            page.line(name, &labels(&[("model_name", model), ("finished_reason", reason)]), count);
         }
-        page.head("fungible:http_responses_total", "answers by HTTP status", "counter");
+        let name = "fungible:http_responses_total";
+        page.head(name, "answers by HTTP status", Kind::Counter);
         for (status, count) in self.statuses.lock().iter().flat_map(|statuses| statuses.iter()) {
-            page.line(format_args!(
-                "fungible:http_responses_total{{{labels},status=\"{status}\"}} {count}"
-            ));
+            let status = status.to_string();
+            page.line(name, &labels(&[("model_name", model), ("status", &status)]), count);
         }
         let disconnects = self.disconnects.load(Ordering::Relaxed);
         let help = "clients that left before their answer's end";
-        page.counter("fungible:disconnects_total", help, disconnects as f64);
+        page.value(Kind::Counter, "fungible:disconnects_total", help, &all, disconnects);
         if let Some(spans) = spans {
             for (name, help, count) in [
                 ("fungible:traces_sent_total", "traces that a collector took", &spans.delivered),
                 ("fungible:traces_lost_total", "traces that none took", &spans.lost),
             ] {
-                page.counter(name, help, count.load(Ordering::Relaxed) as f64);
+                page.value(Kind::Counter, name, help, &all, count.load(Ordering::Relaxed));
             }
         }
-        page.text
+        page.into_text()
     }
 }
 
-struct Page<'l> {
-    text: String,
-    labels: &'l str,
+/// In vLLM's form: what there is to know is in the labels, the value is the time.
+fn write_adapters(page: &mut Page, stats: &Stats) {
+    let names =
+        |names: &BTreeSet<String>| names.iter().map(String::as_str).collect::<Vec<_>>().join(",");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let all = labels(&[
+        ("max_lora", &stats.adapters_max.to_string()),
+        ("waiting_lora_adapters", &names(&stats.adapters_waiting)),
+        ("running_lora_adapters", &names(&stats.adapters_running)),
+    ]);
+    let help = "adapters of running and waiting requests";
+    page.value(Kind::Gauge, "vllm:lora_requests_info", help, &all, now.as_secs_f64());
 }
 
-impl Page<'_> {
-    fn line(&mut self, line: std::fmt::Arguments<'_>) {
-        // Writing to a text cannot fail.
-        let _ = writeln!(self.text, "{line}");
+fn write_engine(page: &mut Page, all: &str, stats: &Stats) {
+    let used = match stats.pages_total {
+        0 => 0.0,
+        total => stats.pages_used as f64 / total as f64,
+    };
+    let gauges = [
+        ("vllm:num_requests_running", "requests in the batch", stats.running as f64),
+        ("vllm:num_requests_waiting", "requests in the queue", stats.waiting as f64),
+        ("vllm:kv_cache_usage_perc", "share of KV pages in use, 1 is all", used),
+        ("fungible:kv_pages_used", "KV pages in use", stats.pages_used as f64),
+        ("fungible:kv_pages_total", "KV pages", stats.pages_total as f64),
+    ];
+    for (name, help, value) in gauges {
+        page.value(Kind::Gauge, name, help, all, value);
     }
-
-    fn head(&mut self, name: &str, help: &str, kind: &str) {
-        // Counters are declared with their whole name in this version of the format.
-        self.line(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}"));
+    let counters: [(&str, &str, u64); 10] = [
+        ("vllm:prompt_tokens_total", "tokens of prompts", stats.prompt_tokens),
+        ("vllm:generation_tokens_total", "tokens of answers", stats.generation_tokens),
+        (
+            "vllm:prefix_cache_queries_total",
+            "tokens looked up in the prefix cache",
+            stats.prefix_queries,
+        ),
+        ("vllm:prefix_cache_hits_total", "tokens found there", stats.prefix_hits),
+        ("vllm:num_preemptions_total", "requests that had to give way", stats.preemptions),
+        ("vllm:spec_decode_num_draft_tokens_total", "tokens guessed ahead", stats.drafted),
+        ("vllm:spec_decode_num_accepted_tokens_total", "right guesses", stats.accepted),
+        (
+            "fungible:compiled_after_ready_total",
+            "programs compiled while serving; anything but 0 is a defect",
+            stats.compiled_after_ready,
+        ),
+        (
+            "fungible:device_failures_total",
+            "times that a device failed and the engine recovered",
+            stats.device_failures,
+        ),
+        ("fungible:steps_total", "launches of programs", stats.steps),
+    ];
+    for (name, help, value) in counters {
+        page.value(Kind::Counter, name, help, all, value);
     }
-
-    fn value(&mut self, name: &str, help: &str, kind: &str, value: f64) {
-        self.head(name, help, kind);
-        let labels = self.labels;
-        self.line(format_args!("{name}{{{labels}}} {value}"));
+    let times = [
+        ("fungible:host_seconds_total", "the host's time around launches", stats.host_seconds),
+        ("fungible:device_seconds_total", "the device's time", stats.device_seconds),
+    ];
+    for (name, help, value) in times {
+        page.value(Kind::Counter, name, help, all, value);
     }
-
-    fn gauge(&mut self, name: &str, help: &str, value: f64) {
-        self.value(name, help, "gauge", value);
+    if stats.adapters_max > 0 {
+        write_adapters(page, stats);
     }
-
-    fn counter(&mut self, name: &str, help: &str, value: f64) {
-        self.value(name, help, "counter", value);
-    }
-
-    /// In vLLM's form: what there is to know is in the labels, the value is the time.
-    fn adapters(&mut self, stats: &Stats) {
-        let names = |names: &BTreeSet<String>| {
-            escaped(&names.iter().map(String::as_str).collect::<Vec<_>>().join(","))
-        };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.head("vllm:lora_requests_info", "adapters of running and waiting requests", "gauge");
-        self.line(format_args!(
-            "vllm:lora_requests_info{{max_lora=\"{}\",waiting_lora_adapters=\"{}\",running_lora_adapters=\"{}\"}} {}",
-            stats.adapters_max,
-            names(&stats.adapters_waiting),
-            names(&stats.adapters_running),
-            now.as_secs_f64(),
-        ));
-    }
-
-    fn engine(&mut self, stats: &Stats) {
-        let used = match stats.pages_total {
-            0 => 0.0,
-            total => stats.pages_used as f64 / total as f64,
-        };
-        self.gauge("vllm:num_requests_running", "requests in the batch", stats.running as f64);
-        self.gauge("vllm:num_requests_waiting", "requests in the queue", stats.waiting as f64);
-        self.gauge("vllm:kv_cache_usage_perc", "share of KV pages in use, 1 is all", used);
-        let counters: [(&str, &str, u64); 10] = [
-            ("vllm:prompt_tokens_total", "tokens of prompts", stats.prompt_tokens),
-            ("vllm:generation_tokens_total", "tokens of answers", stats.generation_tokens),
-            (
-                "vllm:prefix_cache_queries_total",
-                "tokens looked up in the prefix cache",
-                stats.prefix_queries,
-            ),
-            ("vllm:prefix_cache_hits_total", "tokens found there", stats.prefix_hits),
-            ("vllm:num_preemptions_total", "requests that had to give way", stats.preemptions),
-            ("vllm:spec_decode_num_draft_tokens_total", "tokens guessed ahead", stats.drafted),
-            ("vllm:spec_decode_num_accepted_tokens_total", "right guesses", stats.accepted),
-            (
-                "fungible:compiled_after_ready_total",
-                "programs compiled while serving; anything but 0 is a defect",
-                stats.compiled_after_ready,
-            ),
-            (
-                "fungible:device_failures_total",
-                "times that a device failed and the engine recovered",
-                stats.device_failures,
-            ),
-            ("fungible:steps_total", "launches of programs", stats.steps),
-        ];
-        for (name, help, value) in counters {
-            self.counter(name, help, value as f64);
-        }
-        let host = "the host's time around launches";
-        self.counter("fungible:host_seconds_total", host, stats.host_seconds);
-        self.counter("fungible:device_seconds_total", "the device's time", stats.device_seconds);
-        if stats.adapters_max > 0 {
-            self.adapters(stats);
-        }
-        self.gauge("fungible:kv_pages_used", "KV pages in use", stats.pages_used as f64);
-        self.gauge("fungible:kv_pages_total", "KV pages", stats.pages_total as f64);
-    }
-}
-
-fn escaped(label: &str) -> String {
-    label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 #[cfg(test)]
@@ -274,20 +197,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buckets_are_cumulative_and_bounds_belong_to_them() {
+    fn every_line_says_which_model_it_is_of() {
         let metrics = Metrics::new();
-        for value in [0.3, 0.31, 9999.0] {
-            metrics.whole.observe(value);
-        }
+        metrics.whole.observe(0.31);
+        metrics.count_status(404);
         let page = metrics.render("a \"b\"", &Stats { running: 3, ..Stats::default() }, None);
-        let line = |end: &str| {
-            let name = "vllm:e2e_request_latency_seconds";
-            assert!(page.contains(&format!("{name}{end}\n")), "{end} in\n{page}");
-        };
-        line("_bucket{model_name=\"a \\\"b\\\"\",le=\"0.3\"} 1");
-        line("_bucket{model_name=\"a \\\"b\\\"\",le=\"0.5\"} 2");
-        line("_bucket{model_name=\"a \\\"b\\\"\",le=\"+Inf\"} 3");
-        line("_count{model_name=\"a \\\"b\\\"\"} 3");
-        assert!(page.contains("vllm:num_requests_running{model_name=\"a \\\"b\\\"\"} 3\n"));
+        for line in [
+            r#"vllm:e2e_request_latency_seconds_bucket{model_name="a \"b\"",le="0.5"} 1"#,
+            r#"vllm:num_requests_running{model_name="a \"b\""} 3"#,
+            r#"fungible:http_responses_total{model_name="a \"b\"",status="404"} 1"#,
+        ] {
+            assert!(page.contains(&format!("{line}\n")), "{line} in\n{page}");
+        }
+        let values = page.lines().filter(|line| !line.starts_with('#'));
+        assert!(values.clone().count() > 100);
+        for line in values {
+            assert!(line.contains(r#"{model_name="a \"b\"""#), "{line}");
+        }
     }
 }

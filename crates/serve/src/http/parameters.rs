@@ -1,8 +1,5 @@
 //! The fields that decide how an answer is drawn, which all ways to ask for one share.
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
-
 use super::error::ApiError;
 use super::fields::{Fields, wrong_type};
 use super::model_text::ModelText;
@@ -105,7 +102,7 @@ fn sampling(fields: &Fields<'_>) -> Result<Sampling, ApiError> {
         presence_penalty: number("presence_penalty", -2.0..=2.0, defaults.presence_penalty)?,
         frequency_penalty: number("frequency_penalty", -2.0..=2.0, defaults.frequency_penalty)?,
         logit_bias: logit_bias(fields)?,
-        seed: seed.map_or_else(random_number, |seed| seed as u64),
+        seed: seed.map_or_else(web::random::random_number, |seed| seed as u64),
     })
 }
 
@@ -143,11 +140,6 @@ fn stop_strings(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
         return wrong(message);
     }
     Ok(stop)
-}
-
-/// A number that nobody can guess: the standard library's hash keys come from the system.
-pub(crate) fn random_number() -> u64 {
-    RandomState::new().build_hasher().finish()
 }
 
 /// How many log-probabilities are asked for beside each token, in `name`.

@@ -10,14 +10,16 @@ use serde_json::json;
 
 use super::body::{self, Body, json_response, response};
 use super::call::Call;
-use super::connections::Serve;
 use super::error::ApiError;
-use super::parameters::random_number;
 use super::record::Record;
 use super::settings::find_key;
 use super::state::State;
+use super::traces::Trace;
 use super::{adapters, chat, completions, cors, embeddings, models, openapi, responses, tokens};
 use crate::page;
+use web::connections::Serve;
+use web::exposition::CONTENT_TYPE;
+use web::random::random_number;
 
 const REQUEST_ID: &str = "x-request-id";
 const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -121,6 +123,8 @@ impl Router {
 }
 
 impl Serve for Router {
+    type Body = Body;
+
     async fn call(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let state = &self.state;
         let id = request_id(request.headers());
@@ -164,7 +168,8 @@ impl Router {
             return Err(ApiError::not_found(format!("there is nothing at {path}")));
         };
         let tracer = state.tracer.as_ref();
-        let trace = tracer.and_then(|tracer| tracer.begin(request.method(), request.headers()));
+        let trace =
+            tracer.and_then(|tracer| Trace::begin(tracer, request.method(), request.headers()));
         let metrics = Arc::clone(&state.metrics);
         let mut record = Record::new(metrics, route.path, id.to_owned(), trace);
         let early = self.early(route, &request);
@@ -212,7 +217,7 @@ impl Router {
             Endpoint::Ready if state.loaded().is_none() => Err(ApiError::starting()),
             Endpoint::Ready => Ok(json_response(StatusCode::OK, &json!({"status": "ready"}))),
             Endpoint::Version => {
-                let mut version = json!({"version": env!("CARGO_PKG_VERSION")});
+                let mut version = json!({"name": "fungible", "version": env!("CARGO_PKG_VERSION")});
                 if let Some(loaded) = state.loaded() {
                     version["chip"] = json!(loaded.model.chip);
                     version["devices"] = json!(loaded.model.devices);
@@ -239,7 +244,7 @@ impl Router {
             }
             None => String::new(),
         };
-        response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", Body::whole(page))
+        response(StatusCode::OK, CONTENT_TYPE, Body::whole(page))
     }
 
     fn owner(&self, headers: &HeaderMap) -> Result<Option<String>, ApiError> {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use subtle::{Choice, ConstantTimeEq};
 
-use super::traces::TraceSettings;
+use web::tls::TlsFiles;
+use web::traces::TraceSettings;
 
 /// How the server behaves towards its clients.
 #[derive(Clone, Debug)]
@@ -66,13 +67,6 @@ impl Default for ServerSettings {
             serves_page: true,
         }
     }
-}
-
-/// Where certificate and key are, both as PEM.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsFiles {
-    pub certificates: PathBuf,
-    pub key: PathBuf,
 }
 
 /// What a client must know to be answered.

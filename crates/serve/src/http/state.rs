@@ -6,10 +6,10 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::Semaphore;
 
 use super::call::Loaded;
-use super::flight::Flights;
 use super::metrics::Metrics;
 use super::settings::ServerSettings;
-use super::traces::Tracer;
+use web::flight::Flights;
+use web::traces::Tracer;
 
 const LONG_BODY_BYTES: usize = 256 << 10;
 

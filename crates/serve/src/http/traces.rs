@@ -3,47 +3,17 @@
 //! Requests only note what happened and put it into a queue that has an end: whatever becomes of the
 //! collector, they neither wait nor fail. Knows of the model nothing but numbers, and no text of anybody's.
 
-mod context;
-mod export;
-mod settings;
-mod span;
-
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use hyper::Method;
 use hyper::header::HeaderMap;
-use tokio::sync::mpsc::{self, Receiver, Sender};
-
-pub(crate) use export::Exporter;
-pub use settings::{TraceError, TraceSettings};
-pub(crate) use span::{Attribute, RequestSpan, Status};
+use web::traces::{Attribute, Part, PartKind, RequestSpan, Status, TraceContext, Tracer};
 
 use super::generation::End;
 use super::parameters::Parameters;
-use context::TraceContext;
-use span::Part;
 
-/// Requests that may wait to be sent; further ones are lost, and counted.
-const WAITING_MAX: usize = 2048;
 /// Of so many answers to one request the parts are told; of all, sums and times are.
 const ANSWERS_MAX: usize = 16;
-
-/// What became of the spans of requests.
-#[derive(Debug, Default)]
-pub(crate) struct SpanCounts {
-    pub taken: AtomicU64,
-    pub delivered: AtomicU64,
-    pub lost: AtomicU64,
-}
-
-/// Takes spans in.
-#[derive(Clone, Debug)]
-pub(crate) struct Tracer {
-    spans: Sender<RequestSpan>,
-    pub counts: Arc<SpanCounts>,
-}
 
 /// One request that is being noted.
 #[derive(Debug)]
@@ -78,17 +48,11 @@ pub(crate) struct Summary<'a> {
     pub first_token: Option<Duration>,
 }
 
-impl Tracer {
-    /// A tracer, and what is put into it.
-    pub fn new() -> (Tracer, Receiver<RequestSpan>) {
-        let (spans, received) = mpsc::channel(WAITING_MAX);
-        (Tracer { spans, counts: Arc::default() }, received)
-    }
-
+impl Trace {
     /// Begins to note a request, unless whoever sent it leaves its trace out.
-    pub fn begin(&self, method: &Method, headers: &HeaderMap) -> Option<Trace> {
+    pub fn begin(tracer: &Tracer, method: &Method, headers: &HeaderMap) -> Option<Trace> {
         Some(Trace {
-            tracer: self.clone(),
+            tracer: tracer.clone(),
             context: TraceContext::of_request(headers)?,
             method: method.clone(),
             begun: SystemTime::now(),
@@ -102,15 +66,6 @@ impl Tracer {
         })
     }
 
-    fn take(&self, span: RequestSpan) {
-        self.counts.taken.fetch_add(1, Ordering::Relaxed);
-        if self.spans.try_send(span).is_err() {
-            self.counts.lost.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Trace {
     /// The trace's id, as logs show it.
     pub fn id(&self) -> String {
         self.context.trace_id()
@@ -147,7 +102,13 @@ impl Trace {
             for (name, took) in
                 [("queue", timing.queued), ("prefill", timing.prefill), ("decode", timing.decode)]
             {
-                self.parts.push(Part { name, answer: self.ended, begun: at, ended: at + took });
+                self.parts.push(Part {
+                    name,
+                    kind: PartKind::Internal,
+                    begun: at,
+                    ended: at + took,
+                    attributes: vec![("gen_ai.choice.index", Attribute::Number(self.ended as u64))],
+                });
                 at += took;
             }
         }
@@ -251,6 +212,10 @@ fn operation(path: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
+    use web::traces::WAITING_MAX;
+
     use super::*;
 
     #[test]
@@ -270,7 +235,7 @@ mod tests {
             first_token: None,
         };
         let request = || {
-            let trace = tracer.begin(&Method::POST, &HeaderMap::new());
+            let trace = Trace::begin(&tracer, &Method::POST, &HeaderMap::new());
             trace.expect("nobody left it out").finish(&summary);
         };
         (0..WAITING_MAX + 3).for_each(|_| request());

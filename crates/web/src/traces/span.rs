@@ -6,15 +6,14 @@ use serde_json::{Value, json};
 
 use super::context::{TraceContext, random_id};
 
-/// OTLP's `SPAN_KIND_INTERNAL` and `SPAN_KIND_SERVER`.
-const INTERNAL: u8 = 1;
+/// OTLP's `SPAN_KIND_SERVER`.
 const SERVER: u8 = 2;
 /// OTLP's `STATUS_CODE_ERROR`.
 const ERROR: u8 = 2;
 
 /// A value of an attribute.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Attribute {
+pub enum Attribute {
     Text(String),
     Texts(Vec<String>),
     Number(u64),
@@ -22,14 +21,14 @@ pub(crate) enum Attribute {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Status {
+pub enum Status {
     Unset,
     Error(String),
 }
 
 /// A request, with the parts of its answers.
 #[derive(Debug)]
-pub(crate) struct RequestSpan {
+pub struct RequestSpan {
     pub context: TraceContext,
     pub name: &'static str,
     pub begun: SystemTime,
@@ -41,12 +40,21 @@ pub(crate) struct RequestSpan {
 
 /// A part of the time that an answer took.
 #[derive(Debug)]
-pub(crate) struct Part {
+pub struct Part {
     pub name: &'static str,
-    /// The answer's number in its request.
-    pub answer: usize,
+    pub kind: PartKind,
     pub begun: SystemTime,
     pub ended: SystemTime,
+    pub attributes: Vec<(&'static str, Attribute)>,
+}
+
+/// Who did a part of the work; the numbers are OTLP's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartKind {
+    /// This process.
+    Internal = 1,
+    /// Another server, which this one asked.
+    Client = 3,
 }
 
 impl Attribute {
@@ -89,16 +97,15 @@ impl RequestSpan {
         }
         spans.push(span);
         for part in &self.parts {
-            let answer = [("gen_ai.choice.index", Attribute::Number(part.answer as u64))];
             spans.push(json!({
                 "traceId": context.trace_id(),
                 "spanId": format!("{:016x}", random_id()),
                 "parentSpanId": context.span_id(),
                 "name": part.name,
-                "kind": INTERNAL,
+                "kind": part.kind as u8,
                 "startTimeUnixNano": nanoseconds(part.begun),
                 "endTimeUnixNano": nanoseconds(part.ended),
-                "attributes": attributes(&answer),
+                "attributes": attributes(&part.attributes),
             }));
         }
     }
@@ -114,7 +121,7 @@ pub(super) fn body(resource: &[(String, String)], spans: &[RequestSpan]) -> Vec<
         .iter()
         .map(|(name, value)| (name.as_str(), Attribute::Text(value.clone())))
         .collect();
-    let scope = json!({"name": "fungible.serve", "version": env!("CARGO_PKG_VERSION")});
+    let scope = json!({"name": "fungible", "version": env!("CARGO_PKG_VERSION")});
     json!({"resourceSpans": [{
         "resource": {"attributes": attributes(&resource)},
         "scopeSpans": [{"scope": scope, "spans": all}],

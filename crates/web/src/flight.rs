@@ -6,20 +6,20 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 /// A number of requests.
-#[derive(Clone, Debug)]
-pub(crate) struct Flights {
+#[derive(Clone, Debug, Default)]
+pub struct Flights {
     count: Arc<watch::Sender<usize>>,
 }
 
 /// Requests under way; each drop takes one off every count that it was added to.
 #[derive(Debug)]
-pub(crate) struct InFlight {
+pub struct InFlight {
     counts: [Arc<watch::Sender<usize>>; 2],
 }
 
 impl Flights {
     pub fn new() -> Flights {
-        Flights { count: Arc::new(watch::Sender::new(0)) }
+        Flights::default()
     }
 
     /// One more, here and in `other`.

@@ -2,14 +2,14 @@
 
 use hyper::header::{HeaderMap, HeaderValue};
 
-use crate::http::parameters::random_number;
+use crate::random::random_number;
 
 /// Longer ones may be thrown away (W3C Trace Context, 3.3.1.5).
 const STATE_BYTES_MAX: usize = 512;
 
 /// A span's place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct TraceContext {
+pub struct TraceContext {
     trace: u128,
     /// The span that the request was sent from.
     parent: Option<u64>,
@@ -59,6 +59,19 @@ impl TraceContext {
 
     pub fn state(&self) -> &str {
         &self.state
+    }
+
+    /// What a request that is sent on because of this one says: that it belongs to this span.
+    pub fn write_to(&self, headers: &mut HeaderMap) {
+        let parent = format!("00-{:032x}-{:016x}-01", self.trace, self.span);
+        // Digits and dashes can stand in a header; the state came in one.
+        if let Ok(parent) = HeaderValue::from_str(&parent) {
+            headers.insert("traceparent", parent);
+        }
+        headers.remove("tracestate");
+        if let (false, Ok(state)) = (self.state.is_empty(), HeaderValue::from_str(&self.state)) {
+            headers.insert("tracestate", state);
+        }
     }
 }
 
@@ -144,6 +157,20 @@ mod tests {
         assert_ne!(twice.trace_id(), TRACE);
         headers.insert("traceparent", parent.replace("-01", "-00").parse().unwrap());
         assert_eq!(TraceContext::of_request(&headers), None);
+    }
+
+    #[test]
+    fn what_is_sent_on_belongs_to_the_span() {
+        let mut headers = HeaderMap::new();
+        headers.append("traceparent", format!("00-{TRACE}-{SPAN}-01").parse().unwrap());
+        headers.append("tracestate", "a=1".parse().unwrap());
+        let first = TraceContext::of_request(&headers).unwrap();
+        let mut sent = HeaderMap::new();
+        sent.insert("traceparent", "someone else's".parse().unwrap());
+        first.write_to(&mut sent);
+        let second = TraceContext::of_request(&sent).unwrap();
+        assert_eq!((second.trace_id().as_str(), second.state()), (TRACE, "a=1"));
+        assert_eq!(second.parent_id(), Some(first.span_id()));
     }
 
     proptest! {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::body::Incoming;
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -22,8 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::body::Body;
-use super::flight::{Flights, InFlight};
+use crate::flight::{Flights, InFlight};
 
 /// How long a connection may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -34,23 +33,54 @@ const HTTP2_PING: Duration = Duration::from_secs(20);
 const HEADER_BYTES_MAX: u32 = 64 << 10;
 
 /// What answers requests.
-pub(crate) trait Serve: Send + Sync + 'static {
+pub trait Serve: Send + Sync + 'static {
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + Send
+        + Unpin
+        + 'static;
+
     fn call(
         self: Arc<Self>,
         request: Request<Incoming>,
-    ) -> impl Future<Output = Response<Body>> + Send;
+    ) -> impl Future<Output = Response<Self::Body>> + Send;
+}
+
+/// The body of an answer that counts as under way until it has been sent or given up.
+struct Counted<B> {
+    body: B,
+    _in_flight: InFlight,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Counted<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// How long things may take, and how many there may be.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct ConnectionLimits {
+pub struct ConnectionLimits {
     pub connections_max: usize,
     pub idle: Duration,
     pub write: Duration,
 }
 
 /// Accepts until `stop` says so, then says goodbye on all connections.
-pub(crate) async fn serve<S: Serve>(
+pub async fn serve<S: Serve>(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
     service: Arc<S>,
@@ -175,8 +205,8 @@ async fn answer<S: Serve>(
     service: Arc<S>,
     request: Request<Incoming>,
     in_flight: InFlight,
-) -> Response<Body> {
-    service.call(request).await.map(|body| body.with(in_flight))
+) -> Response<Counted<S::Body>> {
+    service.call(request).await.map(|body| Counted { body, _in_flight: in_flight })
 }
 
 /// Returns once the server stops.

@@ -6,9 +6,14 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::TlsAcceptor;
+pub use tokio_rustls::TlsAcceptor;
 
-use super::settings::TlsFiles;
+/// Where certificate and key are, both as PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    pub certificates: PathBuf,
+    pub key: PathBuf,
+}
 
 /// Why TLS cannot be offered.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +42,7 @@ pub enum TlsError {
     },
 }
 
-pub(crate) fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, TlsError> {
+pub fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, TlsError> {
     let unusable = |source| TlsError::Certificates { path: files.certificates.clone(), source };
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.certificates)
         .and_then(Iterator::collect)

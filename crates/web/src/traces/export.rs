@@ -28,7 +28,7 @@ const TRIES_MAX: u32 = 4;
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 
 /// The task that sends.
-pub(crate) struct Exporter {
+pub struct Exporter {
     task: JoinHandle<()>,
     stop: watch::Sender<bool>,
     counts: Arc<SpanCounts>,
