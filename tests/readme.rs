@@ -87,7 +87,7 @@ fn every_command_and_flag_exists() {
             let here = format!("{}: {line}", guide.display());
             let is_name = |word: &&String| word.chars().all(|c| c.is_ascii_lowercase());
             let mut path: Vec<String> = words.iter().take(1).filter(is_name).cloned().collect();
-            if ["plugin", "bench"].contains(&words[0].as_str()) {
+            if ["bench", "gateway", "plan", "plugin", "tenants"].contains(&words[0].as_str()) {
                 path.extend(words.get(1).filter(is_name).cloned());
             }
             let help = helps.entry(path.join(" ")).or_insert_with(|| {

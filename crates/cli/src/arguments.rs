@@ -1,9 +1,13 @@
 //! Every command and flag, declared once: name, help, default, parsing.
 
 pub mod chips;
+pub mod gateway;
+pub mod http;
 pub mod plan;
 pub mod quickstart;
 pub mod serve;
+pub mod tenants;
+pub mod usage;
 
 use std::path::{Path, PathBuf};
 
@@ -21,6 +25,7 @@ Examples:
   fungible compile llama3-8b --target v5e-8,v6e-8,h100-1
   fungible plan train llama3-8b --targets v6e-256,h200-64
   fungible chips
+  fungible gateway gateway.toml
   fungible doctor
 
 Exit codes:
@@ -61,6 +66,12 @@ pub enum Command {
     Plan(plan::PlanArguments),
     /// Show the catalog of chips: memory, peaks, links, power, prices, and where each figure is from
     Chips(chips::ChipsArguments),
+    /// One endpoint over many suppliers' servers: routing, failover, tenants, metering
+    Gateway(gateway::GatewayArguments),
+    /// Say who may use a gateway: keys, models, limits and budgets
+    Tenants(tenants::TenantsArguments),
+    /// Show what a gateway's tenants asked for: tokens, cost, energy, saved by routing
+    Usage(usage::UsageArguments),
     /// Show plugins, devices, caches, targets, and how to get what is missing
     Doctor(DoctorArguments),
     /// Install and list plugins
@@ -564,8 +575,14 @@ pub enum BenchCommand {
     Model(BenchModelArguments),
     /// Load the serving engine with requests, without HTTP
     Engine(serve::BenchEngineArguments),
+    /// A server without a model that answers like one, for measuring and testing gateways
+    #[command(hide = true)]
+    Backend(gateway::BenchBackendArguments),
     /// Send a server requests, and say how fast it answers
     Serve(BenchServeArguments),
+    /// Send the same HTTP request again and again, and say how long answers take to microseconds
+    #[command(hide = true)]
+    Http(http::BenchHttpArguments),
 }
 
 #[derive(Args, Debug)]

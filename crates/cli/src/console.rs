@@ -13,6 +13,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::failure::Exit;
 
+// As a plan's page shows them too.
+pub use plan::words::{duration, gibibytes, short_number};
+
 pub const BOLD: Style = Style::new().bold();
 pub const DIM: Style = Style::new().dimmed();
 pub const GREEN: Style = AnsiColor::Green.on_default();
@@ -117,39 +120,6 @@ pub fn decimal_size(bytes: u64) -> String {
     match bytes {
         0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
         _ => format!("{:.1} MB", bytes as f64 / 1e6),
-    }
-}
-
-/// Powers of 1024, as compilers and chips count memory.
-pub fn gibibytes(bytes: u64) -> String {
-    format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
-}
-
-/// `2.05 M` for 2,050,000: three digits that matter.
-pub fn short_number(value: f64) -> String {
-    let (scaled, unit) = match value {
-        value if value >= 1e12 => (value / 1e12, " T"),
-        value if value >= 1e9 => (value / 1e9, " G"),
-        value if value >= 1e6 => (value / 1e6, " M"),
-        value if value >= 1e4 => (value / 1e3, " k"),
-        value => (value, ""),
-    };
-    match scaled {
-        scaled if scaled >= 100.0 || unit.is_empty() => format!("{scaled:.0}{unit}"),
-        scaled if scaled >= 10.0 => format!("{scaled:.1}{unit}"),
-        scaled => format!("{scaled:.2}{unit}"),
-    }
-}
-
-/// `4 min 12 s`, in the two largest units.
-pub fn duration(seconds: f64) -> String {
-    let whole = seconds.max(0.0).round() as u64;
-    let (minutes, hours, days) = (whole / 60, whole / 3600, whole / 86_400);
-    match whole {
-        0..60 => format!("{whole} s"),
-        60..3600 => format!("{minutes} min {} s", whole % 60),
-        3600..86_400 => format!("{hours} h {} min", minutes % 60),
-        _ => format!("{days} d {} h", hours % 24),
     }
 }
 
@@ -269,6 +239,15 @@ impl Progress {
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// Columns of what is not a terminal, such as a file.
+const COLUMNS_OF_A_FILE: usize = 100;
+
+/// How many letters a line of standard output has room for.
+pub fn columns() -> usize {
+    let terminal = terminal_size::terminal_size_of(stdout());
+    terminal.map_or(COLUMNS_OF_A_FILE, |(width, _)| usize::from(width.0))
 }
 
 /// Columns aligned by their widest cell; the first row is the heading.

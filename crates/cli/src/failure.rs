@@ -55,15 +55,6 @@ impl fmt::Display for Failure {
 /// The error and its sources in one line; a source that its parent already quotes is left out.
 impl<E: std::error::Error> From<E> for Failure {
     fn from(error: E) -> Failure {
-        let mut message = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            let text = cause.to_string();
-            if !message.contains(&text) {
-                message = format!("{message}: {text}");
-            }
-            source = cause.source();
-        }
-        Failure::new(Exit::Failure, message)
+        Failure::new(Exit::Failure, plan::words::with_sources(&error))
     }
 }

@@ -49,9 +49,11 @@ Examples:
   fungible plan train llama3-8b --targets v6e-256,tpu7x-64 --tokens 15T
   fungible plan train llama3-70b --targets v6e-256 --set training.batch_size=1024 --budget 10m
   fungible plan train run.toml --targets cpu,v6e-16 --minimize energy --json
+  fungible plan train run.toml --targets all
 
-Each target's vendor's compiler compiles the step for as many chips as there would be; none of them is
-needed here. Where it does not fit, what would make it fit is compiled before it is proposed.";
+A target is a chip with a number (v6e-256), a chip alone (v6e: the fewest that it fits on), or `all`. Each \
+target's vendor's compiler compiles the step for as many chips as there would be; none of them is needed here. \
+Where it does not fit, what would make it fit is compiled before it is proposed.";
 
 #[derive(Args, Debug)]
 #[command(after_help = TRAIN_EXAMPLES)]
@@ -66,7 +68,8 @@ pub struct PlanTrainArguments {
     /// Tokens to train on, such as 15T or 300B; those of the config's steps if not given
     #[arg(long, value_name = "COUNT", value_parser = tokens)]
     pub tokens: Option<f64>,
-    /// Also compile other meshes than the one that looks best, for so long: 90s, 10m, 1h
+    /// What is left of this time once every target is known goes to other meshes than those that look
+    /// best: 90s, 10m, 1h
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub budget: Option<Duration>,
     #[command(flatten)]
@@ -147,7 +150,7 @@ pub struct CheckArguments {
 /// What all plans have in common.
 #[derive(Args, Debug)]
 pub struct PlanShared {
-    /// Targets, such as v5e-256,h100-64 (counts are chips)
+    /// Targets, such as v5e-256,h100-64 (counts are chips), v6e, or all
     #[arg(long, required = true, value_delimiter = ',')]
     pub targets: Vec<String>,
     /// What to rank by
@@ -227,9 +230,10 @@ fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
-/// `90s`, `10m`, `1h`; a bare number is seconds.
-fn time(text: &str) -> Result<Duration, String> {
+/// `20ms`, `90s`, `10m`, `1h`; a bare number is seconds.
+pub(super) fn time(text: &str) -> Result<Duration, String> {
     let (number, scale) = match text.char_indices().last() {
+        Some((at, 's')) if text.ends_with("ms") => (&text[..at - 1], 1e-3),
         Some((at, 's')) => (&text[..at], 1.0),
         Some((at, 'm')) => (&text[..at], 60.0),
         Some((at, 'h')) => (&text[..at], 3600.0),
@@ -238,7 +242,7 @@ fn time(text: &str) -> Result<Duration, String> {
     let seconds = number.trim().parse::<f64>().ok().filter(|seconds| *seconds >= 0.0);
     seconds
         .and_then(|seconds| Duration::try_from_secs_f64(seconds * scale).ok())
-        .ok_or_else(|| "write a time such as 90s, 10m or 1h".to_string())
+        .ok_or_else(|| "write a time such as 20ms, 90s, 10m or 1h".to_string())
 }
 
 #[cfg(test)]
@@ -259,6 +263,7 @@ mod tests {
         assert!(short_time("0ms").is_err() && short_time("ms").is_err());
         assert!(rate("0").is_err() && rate("x").is_err() && rate("0.5") == Ok(0.5));
         assert_eq!(time("10m"), Ok(Duration::from_secs(600)));
+        assert_eq!(time("20ms"), Ok(Duration::from_millis(20)));
         assert_eq!(time("1.5s"), Ok(Duration::from_millis(1500)));
         for wrong in ["", "m", "-1s", "1e300h", "soon"] {
             assert!(time(wrong).is_err(), "{wrong}");

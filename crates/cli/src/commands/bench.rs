@@ -1,6 +1,8 @@
 //! `fungible bench model`: seconds per decode step and per prefill.
 
+mod backend;
 mod engine;
+mod http;
 mod null;
 mod serve;
 
@@ -19,7 +21,9 @@ pub fn run(arguments: &BenchArguments) -> Outcome {
     match &arguments.command {
         BenchCommand::Model(arguments) => model(arguments),
         BenchCommand::Engine(arguments) => engine::run(arguments),
+        BenchCommand::Backend(arguments) => backend::run(arguments),
         BenchCommand::Serve(arguments) => serve::run(arguments),
+        BenchCommand::Http(arguments) => http::run(arguments),
     }
 }
 

@@ -1,6 +1,8 @@
 //! `fungible chips`: the catalog of chips as a table, everything about one, or all as JSON.
 
-use runtime::chips::{self, Basis, Chip, Figure, Hosting, Price, PriceRange, Provider, Stated};
+use runtime::chips::{
+    self, Basis, Chip, Figure, Hosting, Price, PriceRange, Provider, Purchase, Stated,
+};
 use runtime::{PluginKind, targets};
 use serde_json::{Value, json};
 
@@ -84,6 +86,19 @@ fn overview(shown: &[&Chip]) {
     console::line(
         "Names count chips: v5p-8 and tpu7x-8 are eight (Google's own names count cores: four).",
     );
+    let committed = |chip: &&&Chip| {
+        chip.price_range(|price| matches!(price.purchase, Purchase::Committed { .. })).is_some()
+    };
+    let committed: Vec<&str> =
+        shown.iter().filter(committed).map(|chip| chip.name.as_str()).collect();
+    console::line(match committed.is_empty() {
+        true => "No prices for a committed term are listed; a file of your own can hold yours."
+            .to_string(),
+        false => format!(
+            "Prices for a committed term are listed for {} only; a file of your own can hold yours.",
+            committed.join(", ")
+        ),
+    });
     let uncompiled: Vec<&str> =
         shown.iter().filter(|chip| chip.plugin.is_none()).map(|chip| chip.name.as_str()).collect();
     if !uncompiled.is_empty() {
@@ -153,7 +168,7 @@ fn one(chip: &Chip) {
         rows.extend(chip.figures.iter().map(|figure| {
             vec![label(figure.name).to_string(), text(figure), figure.basis.to_string()]
         }));
-        for name in ["int8", "fp8", "network", "clock", "power"] {
+        for name in ["int8", "fp8", "network", "clock", "power", "idle_power"] {
             if !chip.figures.iter().any(|figure| figure.name == name) {
                 let unknown = "no figure was found".to_string();
                 rows.push(vec![label(name).to_string(), "-".to_string(), unknown]);
@@ -178,6 +193,9 @@ fn one(chip: &Chip) {
     }));
     console::line("");
     console::table(&rows);
+    if !chip.prices.iter().any(|price| matches!(price.purchase, Purchase::Committed { .. })) {
+        console::line("No price for a committed term was found for it.");
+    }
     console::line("");
     console::table(&providers(&chip.prices));
 }
@@ -253,6 +271,7 @@ fn label(figure: &str) -> &str {
         "links" => "links, one way",
         "network" => "network, one way",
         "power" => "power, at most",
+        "idle_power" => "power, idle",
         other => other,
     }
 }

@@ -1,6 +1,6 @@
 //! `fungible serve`: a model behind OpenAI's interface, with a chat page.
 
-mod open_files;
+pub mod open_files;
 mod target;
 
 use std::net::SocketAddr;
@@ -222,7 +222,7 @@ async fn listen(arguments: &ServeArguments) -> Result<TcpListener, Failure> {
 }
 
 /// One line for each request, on standard error.
-fn start_log(json: bool) {
+pub fn start_log(json: bool) {
     let lines = tracing_subscriber::fmt().with_writer(std::io::stderr);
     // Whoever has set a log of his own keeps it.
     let _ = match json {

@@ -3,14 +3,13 @@
 use llm::models::PanelPlan;
 use llm::programs::ProgramOptions;
 use plan::each::Job;
+use plan::serving::ServingJob;
 use plan::serving::load::Objectives;
-use plan::serving::{Ask, ServingJob};
-use runtime::chips::{Chip, chips};
 use runtime::{CacheFolder, PluginKind};
 use serve::engine::ShapesWish;
 
-use super::{page, rows, show, wish};
-use crate::arguments::plan::{PlanServeArguments, PlanShared};
+use super::{asks, page, rows, show, wish};
+use crate::arguments::plan::PlanServeArguments;
 use crate::arguments::serve::Quantization;
 use crate::console::Progress;
 use crate::failure::{Failure, Outcome};
@@ -79,28 +78,6 @@ fn title(arguments: &PlanServeArguments) -> String {
         title.push_str(&format!(", {rate} requests/s"));
     }
     title
-}
-
-fn any(chip: &'static Chip) -> Ask {
-    if chip.plugin.is_some() { Ask::Any(chip) } else { Ask::NotCompiled(chip) }
-}
-
-/// Chips with a number, chips alone, or all that there are compilers for.
-fn asks(shared: &PlanShared) -> Result<Vec<Ask>, Failure> {
-    let mut asks = Vec::new();
-    for name in shared.targets.iter().map(|name| name.trim()) {
-        if name == "all" {
-            let rented = chips().iter().filter(|chip| chip.plugin != Some(PluginKind::Cpu));
-            asks.extend(rented.map(any));
-            continue;
-        }
-        match chips().iter().find(|chip| chip.name == name && chip.plugin != Some(PluginKind::Cpu))
-        {
-            Some(chip) => asks.push(any(chip)),
-            None => asks.push(super::exactly(name)?),
-        }
-    }
-    Ok(asks)
 }
 
 /// How a CPU would hold the matrices: those of a model's files, or of a checkpoint as most are.

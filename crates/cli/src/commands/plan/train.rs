@@ -5,11 +5,10 @@ use std::time::Instant;
 
 use ::train::config::Config;
 use plan::each::Job;
-use plan::serving::Ask;
 use plan::training::TrainingJob;
 use runtime::CacheFolder;
 
-use super::{exactly, page, rows, show, wish};
+use super::{asks, page, rows, show, wish};
 use crate::arguments::plan::PlanTrainArguments;
 use crate::commands::train::target::model_config;
 use crate::console::{Progress, short_number};
@@ -27,14 +26,7 @@ pub fn run(arguments: &PlanTrainArguments) -> Outcome {
     let shared = &arguments.shared;
     let wish = wish(shared)?;
     page::check(shared)?;
-    if shared.targets.iter().any(|name| name.trim() == "all") {
-        return Err(Failure::usage(
-            "`all` is for `plan serve`; name targets with their numbers of chips, such as v5e-256,v6e-256,h100-64",
-        ));
-    }
-    // Every name is checked before the first compiler starts.
-    let target = |name: &String| exactly(name.trim());
-    let asks: Vec<Ask> = shared.targets.iter().map(target).collect::<Result<_, _>>()?;
+    let asks = asks(shared)?;
     let config = config(arguments)?;
     let progress = Progress::new();
     let model = model_config(&config, &CacheFolder::from_environment()?, &progress)?;

@@ -1,0 +1,1 @@
+//! Continuations, cut at every place.
