@@ -38,7 +38,7 @@ class Server:
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         self.log = tempfile.TemporaryFile("w+")
-        command = [str(port) if part == "PORT" else part for part in self.command]
+        command = [part.replace("PORT", str(port)) for part in self.command]
         try:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, env=self.environment)
         except OSError as error:
