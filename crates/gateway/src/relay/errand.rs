@@ -89,10 +89,9 @@ impl Errand {
         self.route.model()
     }
 
-    /// The next backend, when it has room.
+    /// The next backend, when it has room. It counts as asked once [`Errand::began`] says so.
     pub async fn lease(&mut self) -> Result<Lease, ApiError> {
         if let Some(lease) = self.route.next() {
-            self.began(&lease);
             return Ok(lease);
         }
         let now = Instant::now();
@@ -108,9 +107,7 @@ impl Errand {
         if lease.is_none() {
             lease = self.route.wait(until).await;
         }
-        let Some(lease) = lease else { return Err(self.give_up()) };
-        self.began(&lease);
-        Ok(lease)
+        lease.ok_or_else(|| self.give_up())
     }
 
     /// A backend is asked.
@@ -128,11 +125,6 @@ impl Errand {
                 trace.asked(lease.pool().name(), lease.backend().name());
             }
         }
-    }
-
-    /// The backend that was leased last could not be asked.
-    pub fn was_not_asked(&mut self) {
-        self.attempts = self.attempts.saturating_sub(1);
     }
 
     pub fn attempts(&self) -> u32 {

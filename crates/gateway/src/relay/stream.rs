@@ -193,9 +193,10 @@ impl Telling {
                     return Err(self.cannot_go_on().into());
                 }
                 unable.push(name.to_owned());
-                self.errand.was_not_asked();
                 continue;
             };
+            self.errand.began(&lease);
+            let ask = &self.errand.ask;
             let body = attempt::body(ask, &lease, self.errand.seed, &further);
             let silence = self.errand.model().silence;
             let until = (Instant::now() + silence).min(self.errand.deadline);

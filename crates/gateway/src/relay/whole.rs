@@ -41,6 +41,7 @@ pub(super) async fn answer(mut errand: Errand) -> Response<Body> {
             Ok(lease) => lease,
             Err(error) => return errand.stopped(error.into()).await,
         };
+        errand.began(&lease);
         let (lease, result) = hedge::ask(&mut errand, lease).await;
         match result {
             Ok(answer) => return give(errand, lease, answer).await,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 use serde_json::json;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::asked::Asked;
@@ -12,9 +13,17 @@ use super::text::{Script, Text};
 use crate::body::{Cut, Writer};
 
 const SLOWER: Duration = Duration::from_millis(50);
-/// What was written is sent when the writer pauses; a connection that breaks off takes the rest along.
 const FLUSH: Duration = Duration::from_millis(2);
 const GARBAGE: &[u8] = b"\xff\x00}{ nonsense \x13\x37\n\n<html>\n\n";
+
+/// What was written is sent when the writer pauses; a connection that breaks off takes the rest along.
+async fn flush() {
+    // The first pause hands the piece over, the second one has it sent; on a busy machine a sleep alone
+    // may be over before it has been a pause at all.
+    yield_now().await;
+    yield_now().await;
+    sleep(FLUSH).await;
+}
 
 /// How fast tokens come.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -254,7 +263,7 @@ impl Events {
             }
             match self.fate.mode {
                 Mode::Stall => std::future::pending::<()>().await,
-                _ => sleep(FLUSH).await,
+                _ => flush().await,
             }
             return Err(Cut);
         }
@@ -273,7 +282,7 @@ pub(super) async fn write_whole(mut writer: Writer, bytes: Vec<u8>, fate: Fate) 
             writer.send(Bytes::from(bytes).slice(..cut)).await;
             match fate.mode {
                 Mode::Stall => std::future::pending::<()>().await,
-                _ => sleep(FLUSH).await,
+                _ => flush().await,
             }
             return Err(Cut);
         }
